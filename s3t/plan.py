@@ -1,0 +1,93 @@
+"""Plans: what a method trains, stage by stage, over the one graph of nodes (shard, prefix).
+
+S3T, SISA, sequential LoRA and full retraining differ only in the plan; the engine is the same. docs/DERIVATION.md, "Plans".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from s3t.errors import LayoutError
+from s3t.orders import cyclic
+from s3t.records import Layout, Order, Recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage trains: an adapter ``kind`` on ``layers`` (indices from the input side), for ``epochs``.
+
+    Two stages with the same ``adapter`` name continue the same tensors; a new name adds a block beside the frozen ones.
+    """
+
+    adapter: str
+    kind: Literal["lora", "full"]
+    layers: tuple[int, ...]
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method as data: layout, orders (the same for every shard), one stage per slice, and when deletions retrain.
+
+    ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. Raises LayoutError if an order is
+    not a permutation of the slices, if orders repeat, or if stages do not match the slices.
+    """
+
+    method: str
+    layout: Layout
+    orders: tuple[Order, ...]
+    stages: tuple[Stage, ...]
+    eager: bool = False
+    cumulative: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.stages) != self.layout.slices:
+            raise LayoutError(f"{len(self.stages)} stages do not fit {self.layout.slices} slices; give one per slice")
+        if len(set(self.orders)) != len(self.orders) or len(self.orders) != self.layout.budget:
+            raise LayoutError(f"{len(self.orders)} orders for budget {self.layout.budget}; give that many distinct orders")
+        for order in self.orders:
+            if sorted(order) != list(range(self.layout.slices)):
+                raise LayoutError(f"order {order} is not a permutation of the slices 0..{self.layout.slices - 1}")
+
+    def with_budget(self, budget: int) -> Plan:
+        """Return the plan with cyclic orders for another budget; earlier orders stay a prefix of the new ones."""
+        layout = replace(self.layout, budget=budget)
+        orders = tuple(cyclic(layout.slices, budget))
+        if orders[: len(self.orders)] != self.orders and self.orders[:budget] != orders:
+            raise LayoutError(f"a plan with its own orders cannot be extended to budget {budget}; only cyclic orders can")
+        return replace(self, layout=layout, orders=orders)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain JSON values (docs/DERIVATION.md, "Run folder")."""
+        raw = asdict(self)
+        raw["orders"] = [list(order) for order in self.orders]
+        raw["stages"] = [{**asdict(stage), "layers": list(stage.layers)} for stage in self.stages]
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan from :meth:`to_json`."""
+        stages = tuple(Stage(s["adapter"], s["kind"], tuple(s["layers"]), s["epochs"]) for s in raw["stages"])
+        orders = tuple(tuple(order) for order in raw["orders"])
+        return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], raw["cumulative"])
+
+
+def top_down_blocks(layers: int, slices: int) -> list[tuple[int, ...]]:
+    """Group ``layers`` transformer layers from the output side into ``slices`` blocks of ``layers // slices``.
+
+    Block 0 holds the top layers (the paper's block 1); layers left over at the bottom stay without adapters.
+    Raises LayoutError if there are more slices than layers. Source: arXiv 2406.16257, section 3.2.
+    """
+    if slices > layers:
+        raise LayoutError(f"slices={slices} exceeds the model's {layers} layers; a block needs a layer, so give 1..{layers}")
+    size = layers // slices
+    return [tuple(range(layers - size * (i + 1), layers - size * i)) for i in range(slices)]
+
+
+def s3t_plan(layout: Layout, recipe: Recipe, layers: int) -> Plan:
+    """Return S3T's plan: a block of layers per stage, earlier blocks frozen (arXiv 2406.16257, Algorithm 1)."""
+    blocks = top_down_blocks(layers, layout.slices)
+    stages = tuple(Stage(f"block-{i:02d}", "lora", block, float(recipe.epochs)) for i, block in enumerate(blocks))
+    return Plan("s3t", layout, tuple(cyclic(layout.slices, layout.budget)), stages)

@@ -1,0 +1,221 @@
+"""Nouns as frozen records, checked when made. No torch here.
+
+Words are those of the paper (arXiv 2406.16257, sections 3 and 4): a *record* has a stable id, a *layout* says how
+records are split into shards and slices and how many orders a shard trains, a *recipe* holds the hyper-parameters.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from s3t.errors import DataError, LayoutError, RecipeError, did_you_mean
+
+Inputs = Mapping[str, str | bytes]
+"""What a model sees of a record, by field name: ``{"text": ...}`` for text; other modalities add other fields."""
+
+Order = tuple[int, ...]
+"""A permutation of the slices 0..L-1 of a shard (the paper says "sequence")."""
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON encoding (UTF-8, sorted keys, no spaces) that digests are taken of."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` in lower-case hex (64 characters)."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One training example with an id that never changes and is never reused.
+
+    ``label`` is an index into the task's classes. Raises DataError for an empty id, NUL in the id, or a negative label.
+    """
+
+    id: str
+    inputs: Inputs
+    label: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.id, str) or not self.id or "\x00" in self.id:
+            raise DataError(f"record id {self.id!r} is not usable: give a non-empty string without NUL")
+        if self.label < 0:
+            raise DataError(f"record {self.id!r} has label {self.label}; labels are indices from 0")
+
+    def content(self) -> bytes:
+        """Return the canonical bytes of id, inputs and label: what commitments are taken of."""
+        inputs = {
+            name: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+            for name, value in self.inputs.items()
+        }
+        return canonical_json({"id": self.id, "inputs": inputs, "label": self.label})
+
+    @classmethod
+    def from_content(cls, content: bytes) -> Record:
+        """Rebuild a record from :meth:`content`."""
+        raw = json.loads(content)
+        inputs = {
+            name: base64.b64decode(value["base64"]) if isinstance(value, dict) else value
+            for name, value in raw["inputs"].items()
+        }
+        return cls(raw["id"], inputs, raw["label"])
+
+
+def check_unique(records: Iterable[Record]) -> None:
+    """Raise DataError if two records carry the same id."""
+    seen: set[str] = set()
+    for record in records:
+        if record.id in seen:
+            raise DataError(f"record id {record.id!r} occurs twice; ids must be unique, for they are what is deleted")
+        seen.add(record.id)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task with its three splits. Only ``train`` is deletable; ``validation`` tunes, ``test`` reports.
+
+    ``classes`` are declared, never collected from deletable rows. ``digest`` identifies content and splits.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: tuple[Record, ...]
+    validation: tuple[Record, ...]
+    test: tuple[Record, ...]
+    source: str = ""
+    digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise DataError(f"data {self.name!r} has classes {self.classes!r}; at least 2 are needed")
+        everything = (*self.train, *self.validation, *self.test)
+        check_unique(everything)
+        for record in everything:
+            if record.label >= len(self.classes):
+                raise DataError(
+                    f"record {record.id!r} has label {record.label}, outside the {len(self.classes)} classes of {self.name!r}"
+                )
+        summary = hashlib.sha256(canonical_json(["s3t data v1", list(self.classes)]))
+        for split in (self.train, self.validation, self.test):
+            summary.update(canonical_json(sorted(sha256(record.content()) for record in split)))
+        object.__setattr__(self, "digest", summary.hexdigest())
+
+    def subset(self, train: int, validation: int, test: int) -> Dataset:
+        """Return a fixed subset: the records whose ids hash lowest, so that growing it only adds records."""
+
+        def lowest(records: tuple[Record, ...], count: int) -> tuple[Record, ...]:
+            ranked = sorted(records, key=lambda record: sha256(b"s3t subset v1\x00" + record.id.encode()))
+            chosen = {record.id for record in ranked[:count]}
+            return tuple(record for record in records if record.id in chosen)
+
+        return Dataset(
+            f"{self.name}[{train}]",
+            self.classes,
+            lowest(self.train, train),
+            lowest(self.validation, validation),
+            lowest(self.test, test),
+            self.source,
+        )
+
+
+class Checked:
+    """Mixin for frozen dataclasses that are stored whole with a result and read back strictly."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        raw: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))  # type: ignore[call-overload]
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Self:
+        """Build from JSON values. Raises RecipeError for an unknown key, with the closest known one."""
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        for key in raw:
+            if key not in known:
+                raise RecipeError(f"unknown {cls.__name__} key {key!r}{did_you_mean(key, known)}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+
+
+@dataclass(frozen=True)
+class Layout(Checked):
+    """How the data is split: ``shards`` (m), ``slices`` per shard (L), ``budget`` orders per shard (B).
+
+    Raises LayoutError unless shards >= 1, slices >= 1 and 1 <= budget <= slices! (arXiv 2406.16257, section 3.2).
+    """
+
+    shards: int = 5
+    slices: int = 4
+    budget: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("shards", "slices", "budget"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise LayoutError(f"{name}={value!r} is not possible: give an integer of at least 1")
+        if self.slices <= 20 and self.budget > math.factorial(self.slices):
+            raise LayoutError(
+                f"budget={self.budget} exceeds the {math.factorial(self.slices)} orders that {self.slices} slices have; "
+                f"give 1..{math.factorial(self.slices)}"
+            )
+
+
+@dataclass(frozen=True)
+class Recipe(Checked):
+    """Hyper-parameters of training. Stored whole with every run and part of every node's key.
+
+    ``lr`` drives the backbone's trained tensors, ``head_lr`` the head; both warm up linearly over the share ``warmup``
+    of a stage's steps and fall linearly to 0. ``epochs`` are per stage. ``window`` batches at a time are formed from rows
+    of similar length, inside the node. ``targets`` empty means the family's own (query and value for encoders).
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    rslora: bool = False
+    targets: tuple[str, ...] = ()
+    epochs: float = 4.0
+    batch_size: int = 32
+    lr: float = 1e-3
+    head_lr: float = 1e-2
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    clip: float = 1.0
+    max_length: int = 128
+    window: int = 16
+    ensemble: Literal["mean-logits", "mean-probabilities", "vote"] = "mean-logits"
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RECIPE_BOUNDS:
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
+                raise RecipeError(f"{name}={value!r} is out of range: give {low} to {high}")
+        known = ("mean-logits", "mean-probabilities", "vote")
+        if self.ensemble not in known:
+            raise RecipeError(
+                f"ensemble={self.ensemble!r} is unknown{did_you_mean(str(self.ensemble), known)}; choose from {known}"
+            )
+
+
+_RECIPE_BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("rank", 1, 1024),
+    ("alpha", 1e-6, 1e6),
+    ("dropout", 0.0, 0.95),
+    ("epochs", 0.01, 10_000),
+    ("batch_size", 1, 1_000_000),
+    ("lr", 0.0, 10.0),
+    ("head_lr", 0.0, 10.0),
+    ("weight_decay", 0.0, 1.0),
+    ("warmup", 0.0, 1.0),
+    ("clip", 1e-6, 1e6),
+    ("max_length", 1, 1_000_000),
+    ("window", 1, 1_000_000),
+)
