@@ -1,0 +1,211 @@
+"""The frozen transformer: loading, its layers by family, encoding of inputs, pooled features.
+
+A family says where a model class keeps its layers and which linear modules LoRA adapts by default. Nothing else in the
+suite knows a model class. Adding a family is one line in ``FAMILIES``.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmuls on CUDA, read at its first use
+
+import torch
+from torch import Tensor, nn
+
+from s3t.digests import tensors_digest
+from s3t.errors import DataError, ModelError, did_you_mean
+from s3t.records import Inputs, canonical_json, sha256
+
+TINY = "tiny"
+"""Name of the small randomly initialised encoder that tests and the smoke profile use; it has learned nothing."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a model class keeps its layers, and the suffixes of the modules that LoRA adapts in each of them."""
+
+    layers: str
+    targets: tuple[str, ...]
+
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family("encoder.layer", ("query", "value")),
+    "roberta": Family("encoder.layer", ("query", "value")),
+    "mpnet": Family("encoder.layer", ("attn.q", "attn.v")),
+    "distilbert": Family("transformer.layer", ("q_lin", "v_lin")),
+}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One record as the model reads it: token ids by field name; ``length`` counts tokens after truncation."""
+
+    fields: dict[str, list[int]]
+    length: int
+
+
+Encoder = Callable[[Sequence[Inputs], int], list[Encoded]]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen pretrained model with its tokenizer. ``digest`` covers weights and tokenizer.
+
+    ``layers`` (n) and ``hidden`` give its size; ``model`` returns hidden states of shape (batch, tokens, hidden).
+    """
+
+    name: str
+    model: nn.Module
+    family: Family
+    layers: int
+    hidden: int
+    digest: str
+    device: torch.device
+    encoder: Encoder
+    pad: dict[str, int]
+
+    def encode(self, inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        """Tokenize each input on its own, truncated to ``max_length`` tokens. DataError if a text is empty."""
+        for position, fields in enumerate(inputs):
+            text = fields.get("text")
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"input {position} has no text; this model reads a non-empty field 'text'")
+        return self.encoder(inputs, max_length) if inputs else []
+
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Pad ``rows`` to their own longest: tensors of shape (len(rows), longest), with ``attention_mask``."""
+        longest = max(row.length for row in rows)
+        batch = {
+            name: torch.tensor([row.fields[name] + [pad] * (longest - row.length) for row in rows])
+            for name, pad in self.pad.items()
+        }
+        batch["attention_mask"] = torch.tensor([[1] * row.length + [0] * (longest - row.length) for row in rows])
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def layer_modules(self, model: nn.Module) -> nn.ModuleList:
+        """Return the list of transformer layers inside ``model`` (the bare model or a copy of it)."""
+        return cast(nn.ModuleList, model.get_submodule(self.family.layers))
+
+
+def pooled(model: Callable[..., Any], batch: dict[str, Tensor]) -> Tensor:
+    """Return the mean of the last hidden states over real tokens, shape (batch, hidden)."""
+    hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    return cast(Tensor, (hidden * mask).sum(1) / mask.sum(1))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what numerics depend on besides code and data; part of every node's key (VERIFICATION, "Determinism")."""
+    import importlib.metadata
+
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "torch": torch.__version__,
+        "transformers": importlib.metadata.version("transformers"),
+        "peft": importlib.metadata.version("peft"),
+        "device": gpu or "cpu",
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+    }
+
+
+def default_device() -> torch.device:
+    """Return CUDA when present, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(name: str, device: torch.device | None = None) -> Backbone:
+    """Load a base model by pack name, folder, hub name, or ``tiny``.
+
+    Raises ModelError if it is unknown, cannot be loaded here, or belongs to no known family.
+    """
+    device = device or default_device()
+    if name == TINY:
+        model, encoder, pad, words = _tiny()
+    else:
+        model, encoder, pad, words = _pretrained(name, device)
+    kind = str(model.config.model_type)
+    if kind not in FAMILIES:
+        raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
+    model.requires_grad_(False).eval().to(device)
+    family = FAMILIES[kind]
+    layers = len(cast(nn.ModuleList, model.get_submodule(family.layers)))
+    digest = sha256(canonical_json([tensors_digest(model.state_dict()), words]))
+    return Backbone(name, model, family, layers, int(model.config.hidden_size), digest, device, encoder, pad)
+
+
+Loaded = tuple[Any, Encoder, dict[str, int], str]
+
+
+def _pretrained(name: str, device: torch.device) -> Loaded:
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    from s3t.data import model_source
+
+    logging.disable_progress_bar()
+    source = str(model_source(name))
+    attention = "sdpa" if device.type == "cpu" else "eager"
+    try:
+        model = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation=attention)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        hint = did_you_mean(name, ("minilm", "mpnet", TINY))
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model {name!r} cannot be loaded{hint}: {first}. Give a pack, a folder or a hub name that is reachable here"
+        ) from error
+    limit = int(getattr(model.config, "max_position_embeddings", 512)) - 2
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"model {name!r} has a tokenizer without a padding token; choose one that has it")
+
+    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        texts = [str(fields["text"]) for fields in inputs]
+        pairs = [str(fields["text_pair"]) for fields in inputs] if "text_pair" in inputs[0] else None
+        out = tokenizer(texts, pairs, truncation=True, max_length=min(max_length, limit))
+        names = [field for field in tokenizer.model_input_names if field in out and field != "attention_mask"]
+        return [
+            Encoded({field: list(out[field][i]) for field in names}, len(out["input_ids"][i])) for i in range(len(texts))
+        ]
+
+    pad = {"input_ids": int(tokenizer.pad_token_id)}
+    if "token_type_ids" in tokenizer.model_input_names:
+        pad["token_type_ids"] = 0
+    words = sha256(tokenizer.backend_tokenizer.to_str().encode())
+    return model, encode, pad, words
+
+
+def _tiny() -> Loaded:
+    """Build the tiny encoder: BERT of 6 layers x 32, words hashed into a fixed vocabulary, weights from a fixed seed."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=512,
+        hidden_size=32,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        attn_implementation="sdpa",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(20240616)
+        model = BertModel(config, add_pooling_layer=False)
+
+    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        rows = []
+        for fields in inputs:
+            words = str(fields["text"]).lower().split()[: min(max_length, 64)]
+            ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
+            rows.append(Encoded({"input_ids": ids}, len(ids)))
+        return rows
+
+    return model, encode, {"input_ids": 0}, "crc32 words v1"
+
+

@@ -1,0 +1,171 @@
+"""Adapters per block, on PEFT, and the model of a chain: frozen base + blocks + head.
+
+Every chain model is a structural copy of the frozen base that shares its tensors, so no two models can alias trained
+state, and nothing has to be undone. Blocks know their layer indices; after PEFT has injected an adapter we check, module
+by module, that exactly the intended layers carry it (arXiv 2406.16257, section 3.2; PEFT's own matching is by name).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from s3t.backbone import Backbone, Encoded, pooled
+from s3t.errors import IsolationError
+from s3t.records import Recipe
+
+if TYPE_CHECKING:
+    from s3t.plan import Stage
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What a chain adds to the frozen base: tensors per adapter name (PEFT's names) and the head's weight and bias."""
+
+    adapters: Mapping[str, Tensors]
+    head: Tensors
+
+
+def lora_config(stage: Stage, backbone: Backbone, recipe: Recipe) -> LoraConfig:
+    """Return PEFT's configuration of the stage's adapter; it names no base model (PEFT would put a local path there)."""
+    return LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,  # type: ignore[arg-type]
+        lora_dropout=recipe.dropout,
+        use_rslora=recipe.rslora,
+        target_modules=list(recipe.targets or backbone.family.targets),
+        layers_to_transform=list(stage.layers),
+        layers_pattern=backbone.family.layers.rsplit(".", 1)[-1],
+        task_type=None,
+    )
+
+
+class ChainModel(nn.Module):
+    """Base model with the adapters of ``stages`` active and a linear head; maps a batch to logits (batch, classes)."""
+
+    def __init__(self, backbone: Backbone, stages: Sequence[Stage], recipe: Recipe, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.stages = {stage.adapter: stage for stage in stages}
+        full = any(stage.kind == "full" for stage in stages)
+        shared = {} if full else {id(tensor): tensor for tensor in _tensors(backbone.model)}
+        self.body: Any = copy.deepcopy(backbone.model, shared)
+        if not full:
+            with warnings.catch_warnings():
+                # PEFT 0.21 still asks transformers 5.23 for a property by its old name
+                warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+                for name, stage in self.stages.items():
+                    config = lora_config(stage, backbone, recipe)
+                    if isinstance(self.body, PeftModel):
+                        self.body.add_adapter(name, config)
+                    else:
+                        self.body = get_peft_model(self.body, config, adapter_name=name)
+            self.body.base_model.set_adapter(list(self.stages), inference_mode=True)
+            self.body.base_model.model.to(backbone.device)
+        self.head = nn.Linear(backbone.hidden, classes, device=backbone.device)
+        self.requires_grad_(False).eval()
+        self._check_placement()
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return logits of shape (batch, classes)."""
+        logits: Tensor = self.head(pooled(self.body, batch))
+        return logits
+
+    def _check_placement(self) -> None:
+        layers = self.backbone.layer_modules(self._bare())
+        for name, stage in self.stages.items():
+            if stage.kind == "full":
+                continue
+            carrying = {
+                index
+                for index, layer in enumerate(layers)
+                if any(isinstance(m, LoraLayer) and name in m.lora_A for m in layer.modules())
+            }
+            if carrying != set(stage.layers):
+                raise IsolationError(f"adapter {name!r} sits on layers {sorted(carrying)}, not on {sorted(stage.layers)}")
+
+    def _bare(self) -> nn.Module:
+        bare: nn.Module = self.body.base_model.model if isinstance(self.body, PeftModel) else self.body
+        return bare
+
+    def lora_layers(self, name: str) -> list[LoraLayer]:
+        """Return the LoRA modules that carry adapter ``name``, in the order of the layers from the input side."""
+        return [m for m in self.body.modules() if isinstance(m, LoraLayer) and name in m.lora_A]
+
+    def adapter_parameters(self, name: str) -> list[nn.Parameter]:
+        """Return the tensors that a stage with adapter ``name`` trains, besides the head."""
+        if self.stages[name].kind == "full":
+            return list(self.body.parameters())
+        return [p for m in self.lora_layers(name) for p in (m.lora_A[name].weight, m.lora_B[name].weight)]
+
+    def mount(self, state: ModelState) -> None:
+        """Copy ``state`` into the model. IsolationError if its tensors are not exactly those of the adapters."""
+        for name, tensors in state.adapters.items():
+            expected = self.adapter_tensors(name)
+            if set(expected) != set(tensors):
+                odd = sorted(set(expected) ^ set(tensors))[0]
+                raise IsolationError(f"adapter {name!r} does not fit: tensor {odd!r} is missing or not expected")
+            if self.stages[name].kind == "full":
+                self.body.load_state_dict(dict(tensors))
+            else:
+                set_peft_model_state_dict(self.body, dict(tensors), adapter_name=name)
+        self.head.load_state_dict(dict(state.head))
+
+    def adapter_tensors(self, name: str) -> dict[str, Tensor]:
+        """Return adapter ``name``'s tensors under PEFT's file names; the live tensors, not copies."""
+        if self.stages[name].kind == "full":
+            return dict(self.body.state_dict())
+        return dict(get_peft_model_state_dict(self.body, adapter_name=name))
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """Return the head's ``weight`` (classes, hidden) and ``bias`` (classes,)."""
+        return dict(self.head.state_dict())
+
+    def initialise(self, name: str, seed: int) -> None:
+        """Initialise adapter ``name`` afresh: A uniform in +-1/sqrt(inputs), B zero (Hu et al. 2021, as PEFT does).
+
+        Full fine-tuning starts at the pretrained weights and draws nothing.
+        """
+        if self.stages[name].kind == "full":
+            return
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.lora_layers(name):
+            weight_a, weight_b = module.lora_A[name].weight, module.lora_B[name].weight
+            bound = weight_a.shape[1] ** -0.5
+            fresh = (torch.rand(weight_a.shape, generator=generator) * 2 - 1) * bound
+            weight_a.data.copy_(fresh)
+            weight_b.data.zero_()
+
+    def initialise_head(self, seed: int) -> None:
+        """Initialise the head afresh: weights normal with deviation 0.02, bias zero."""
+        generator = torch.Generator().manual_seed(seed)
+        self.head.weight.data.copy_(torch.randn(self.head.weight.shape, generator=generator) * 0.02)
+        self.head.bias.data.zero_()
+
+
+def score(model: ChainModel, rows: Sequence[Encoded], batch_size: int = 64) -> Tensor:
+    """Return logits of shape (len(rows), classes) on the CPU, float32, in the order of ``rows``.
+
+    Batches are formed from rows of similar length (stable sort) and padded to their own longest.
+    """
+    out = torch.zeros(len(rows), model.head.out_features)
+    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            out[chosen] = model(model.backbone.collate([rows[i] for i in chosen])).float().cpu()
+    return out
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

@@ -1,0 +1,168 @@
+"""The numeric kernel: one node from its parent, its rows, its batches, its recipe and its seeds; and nothing else.
+
+Planner and clean room share this module and nothing above it. It holds no state between calls: model, optimizer and
+generators are made afresh, and exactly the intended tensors may change, which is checked from the optimizer before the
+first step and by digest of all other tensors after the last (arXiv 2406.16257, section 3.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from s3t.backbone import Backbone, Encoded
+from s3t.blocks import ChainModel, ModelState
+from s3t.digests import tensors_digest
+from s3t.errors import IsolationError, S3TError
+from s3t.records import Recipe
+
+if TYPE_CHECKING:
+    from s3t.plan import Stage
+
+KERNEL = "1"
+"""Version of the numerics here. Raise it with every change that can move a bit; it is part of every node's key."""
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds of one node, each derived from its identity (docs/DERIVATION.md, "Seeds")."""
+
+    adapter: int
+    head: int
+    dropout: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row as the kernel sees it."""
+
+    encoded: Encoded
+    label: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The outcome of a stage: its adapter's tensors, the head after the stage (both on the CPU), and counts of work."""
+
+    adapter: dict[str, Tensor]
+    head: dict[str, Tensor]
+    optimizer_steps: int
+    record_passes: int
+    layer_passes: int
+
+
+def train_node(
+    backbone: Backbone,
+    stages: Sequence[Stage],
+    parent: ModelState | None,
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    recipe: Recipe,
+    seeds: Seeds,
+    classes: int,
+) -> Trained:
+    """Train the adapter of ``stages[-1]`` and the head on ``batches`` of indices into ``rows``.
+
+    ``parent`` is the state after the stages before (None for the first): its other adapters stay active and frozen, the
+    head continues, and an adapter of the same name continues. Batches run in the given order, all epochs in one list.
+    Raises IsolationError if any other tensor would change or has changed, S3TError if the loss is not finite.
+    """
+    stage = stages[-1]
+    with reproducible(seeds.dropout, backbone.device):
+        model = ChainModel(backbone, stages, recipe, classes)
+        if parent is None:
+            model.initialise_head(seeds.head)
+        else:
+            model.mount(parent)
+        if parent is None or stage.adapter not in parent.adapters:
+            model.initialise(stage.adapter, seeds.adapter)
+        trained = [*model.adapter_parameters(stage.adapter), *model.head.parameters()]
+        before = _digest_of_others(model, trained)
+        _run(model, stage, rows, batches, recipe)
+        if _digest_of_others(model, trained) != before:
+            raise IsolationError(f"training adapter {stage.adapter!r} changed a tensor outside it; nothing was stored")
+    lowest = 0 if stage.kind == "full" else min(stage.layers)
+    passes = sum(len(batch) for batch in batches)
+    return Trained(
+        adapter={name: _kept(tensor) for name, tensor in model.adapter_tensors(stage.adapter).items()},
+        head={name: _kept(tensor) for name, tensor in model.head_tensors().items()},
+        optimizer_steps=len(batches),
+        record_passes=passes,
+        layer_passes=passes * (backbone.layers + backbone.layers - lowest),
+    )
+
+
+def _run(
+    model: ChainModel, stage: Stage, rows: Sequence[Row], batches: Sequence[Sequence[int]], recipe: Recipe
+) -> None:
+    body, head = model.adapter_parameters(stage.adapter), list(model.head.parameters())
+    for parameter in (*body, *head):
+        parameter.requires_grad_(True)
+    for module in model.lora_layers(stage.adapter) if stage.kind == "lora" else []:
+        module.lora_dropout[stage.adapter].train()
+    optimizer = torch.optim.AdamW(
+        [{"params": body, "lr": recipe.lr}, {"params": head, "lr": recipe.head_lr}],
+        weight_decay=recipe.weight_decay,
+        fused=False,
+    )
+    _check_optimizer(model, optimizer, [*body, *head])
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    for step, batch in enumerate(batches):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * _schedule(step, len(batches), recipe.warmup)
+        logits = model(model.backbone.collate([rows[i].encoded for i in batch]))
+        labels = torch.tensor([rows[i].label for i in batch], device=logits.device)
+        loss = nn.functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_([*body, *head], recipe.clip)
+        if not torch.isfinite(norm):
+            raise S3TError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
+        optimizer.step()
+        optimizer.zero_grad()
+    for parameter in (*body, *head):
+        parameter.requires_grad_(False)
+
+
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    """Return the share of the peak learning rate: linear warm-up over the first steps, then linear to zero."""
+    rising = math.ceil(warmup * steps)
+    return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)
+
+
+def _check_optimizer(model: ChainModel, optimizer: torch.optim.Optimizer, intended: Sequence[nn.Parameter]) -> None:
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    wanted = {id(p) for p in intended}
+    learning = {id(p) for p in model.parameters() if p.requires_grad}
+    if len(held) != len(set(held)) or set(held) != wanted or learning != wanted:
+        raise IsolationError(
+            f"the optimizer holds {len(held)} tensors and {len(learning)} require gradients; the stage owns {len(wanted)}"
+        )
+
+
+def _digest_of_others(model: ChainModel, trained: Sequence[nn.Parameter]) -> str:
+    own = {parameter.data_ptr() for parameter in trained}
+    return tensors_digest({k: v for k, v in model.state_dict().items() if v.data_ptr() not in own})
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone().contiguous()
+
+
+@contextmanager
+def reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Run the body with deterministic algorithms and its own generator state; both are restored afterwards."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
