@@ -1,0 +1,208 @@
+"""Reading a run folder as evidence, by our own code and read-only (docs/DERIVATION.md, "Run folder" and "Ledger").
+
+A folder that is not a run of this format raises RunError. Damage inside a run becomes a problem: the evidence is then
+incomplete, and an audit of it ends UNDECIDED.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s3t.errors import DataError, RunError
+from s3t.records import Record, canonical_json, sha256
+
+FORMAT = 1
+RUN_KEYS = ("format", "s3t", "kernel", "plan", "recipe", "model", "data", "seed")
+KINDS = {
+    "create": ("run", "rows", "root"),
+    "train": ("key", "shard", "prefix", "parent", "tensors", "head", "reads", "files", "environment"),
+    "request": ("tags", "slots"),
+    "extend": ("budget",),
+    "stray": ("tags",),
+}
+"""Kinds of ledger entries and the keys that their bodies must have."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One fact of the ledger."""
+
+    seq: int
+    kind: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of records.sqlite as stored. ``shard``, ``slice`` and ``salt`` are None outside the train split."""
+
+    tag: str
+    shard: int | None
+    slice: int | None
+    split: str
+    salt: bytes | None
+    commitment: str | None
+    content: bytes
+    record: Record
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run folder says. ``problems`` name what is missing or damaged; then nothing may be concluded."""
+
+    folder: Path
+    run: Mapping[str, Any]
+    run_digest: str
+    key: bytes
+    entries: tuple[Entry, ...]
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def train(self) -> tuple[Row, ...]:
+        """The rows that may be trained on, sorted by id."""
+        return tuple(sorted((r for r in self.rows if r.split == "train"), key=lambda r: r.record.id))
+
+    def split(self, name: str) -> tuple[Record, ...]:
+        """The records of one split, sorted by id."""
+        return tuple(sorted((r.record for r in self.rows if r.split == name), key=lambda r: r.id))
+
+
+def read_evidence(folder: Path | str) -> Evidence:
+    """Read the run in ``folder``. Raises RunError if it is no run folder of format 1."""
+    folder = Path(folder)
+    raw, run = _read_run(folder)
+    problems: list[str] = []
+    key = _read_key(folder / "secret.key", problems)
+    entries = _read_ledger(folder / "ledger.sqlite", sha256(raw), problems)
+    rows = _read_records(folder / "records.sqlite", problems)
+    return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems))
+
+
+def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
+    path = folder / "run.json"
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {str(folder)!r}; give the folder that `s3t fit` wrote")
+    if not path.is_file():
+        raise RunError(f"{str(folder)!r} holds no run.json, so it is not a run folder; give the one that `s3t fit` wrote")
+    raw = path.read_bytes()
+    try:
+        run = json.loads(raw)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise RunError(f"{str(path)!r} is not JSON ({error}); restore it from a backup") from error
+    if not isinstance(run, dict) or run.get("format") != FORMAT:
+        found = run.get("format") if isinstance(run, dict) else type(run).__name__
+        raise RunError(f"{str(path)!r} has format {found!r}; this verifier reads format {FORMAT}")
+    missing = [key for key in RUN_KEYS if key not in run]
+    if missing:
+        raise RunError(f"{str(path)!r} lacks the key {missing[0]!r}; a run has {', '.join(RUN_KEYS)}")
+    return raw, run
+
+
+def _read_key(path: Path, problems: list[str]) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        problems.append("secret.key is missing: slots and tags cannot be derived")
+        return b""
+    except ValueError:
+        problems.append("secret.key is not hex: slots and tags cannot be derived")
+        return b""
+    if len(key) != 32:
+        problems.append(f"secret.key has {len(key)} bytes, not 32: slots and tags cannot be derived")
+        return b""
+    return key
+
+
+@contextmanager
+def _connect(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _select(path: Path, query: str, problems: list[str]) -> list[tuple[Any, ...]] | None:
+    if not path.is_file():
+        problems.append(f"{path.name} is missing")
+        return None
+    try:
+        with _connect(path) as connection:
+            found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
+            return found
+    except sqlite3.Error as error:
+        problems.append(f"{path.name} cannot be read: {error}")
+        return None
+
+
+def _read_ledger(path: Path, run_digest: str, problems: list[str]) -> tuple[Entry, ...]:
+    stored = _select(path, "SELECT seq, kind, body, previous, digest FROM entries ORDER BY seq", problems)
+    if stored is None:
+        return ()
+    entries: list[Entry] = []
+    before = ""
+    for position, (seq, kind, body, previous, digest) in enumerate(stored, start=1):
+        if seq != position:
+            problems.append(f"ledger.sqlite: entry {position} is missing (found {seq})")
+            return tuple(entries)
+        if previous != before or digest != entry_digest(seq, kind, body, previous):
+            problems.append(f"ledger.sqlite: the hash chain breaks at entry {seq} ({kind})")
+            return tuple(entries)
+        before = digest
+        entry = _entry(seq, kind, body, problems)
+        if entry is None:
+            return tuple(entries)
+        entries.append(entry)
+    if not entries or entries[0].kind != "create":
+        problems.append("ledger.sqlite does not begin with a create entry")
+    elif entries[0].body["run"] != run_digest:
+        problems.append("run.json is not the one that the ledger was created for: its SHA-256 differs")
+    if sum(entry.kind == "create" for entry in entries) > 1:
+        problems.append("ledger.sqlite has more than one create entry")
+    return tuple(entries)
+
+
+def entry_digest(seq: int, kind: str, body: str, previous: str) -> str:
+    """Return the digest of a ledger entry; ``body`` is the text as stored."""
+    return sha256(canonical_json([seq, kind, body, previous]))
+
+
+def _entry(seq: int, kind: str, text: str, problems: list[str]) -> Entry | None:
+    try:
+        body = json.loads(text)
+    except ValueError:
+        problems.append(f"ledger.sqlite: the body of entry {seq} is not JSON")
+        return None
+    if kind not in KINDS:
+        problems.append(f"ledger.sqlite: entry {seq} is of unknown kind {kind!r}")
+        return None
+    missing = [key for key in KINDS[kind] if not isinstance(body, dict) or key not in body]
+    if missing:
+        problems.append(f"ledger.sqlite: entry {seq} ({kind}) lacks {missing[0]!r}")
+        return None
+    return Entry(seq, kind, body)
+
+
+def _read_records(path: Path, problems: list[str]) -> tuple[Row, ...]:
+    query = "SELECT tag, id, shard, slice, split, salt, commitment, content FROM records ORDER BY id"
+    rows: list[Row] = []
+    for tag, name, shard, slice_, split, salt, commitment, content in _select(path, query, problems) or ():
+        raw = content if isinstance(content, bytes) else str(content).encode()
+        try:
+            record = Record.from_content(raw)
+        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+            problems.append(f"records.sqlite: the content of record {name!r} cannot be read ({type(error).__name__})")
+            continue
+        if record.id != name or record.content() != raw:
+            problems.append(f"records.sqlite: the content of record {name!r} is not its canonical form")
+            continue
+        salt = bytes.fromhex(salt) if isinstance(salt, str) else salt
+        rows.append(Row(tag, shard, slice_, split, salt, commitment, raw, record))
+    return tuple(rows)

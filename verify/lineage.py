@@ -1,0 +1,196 @@
+"""E0, first part: no recorded path leads from a deleted record to what is served.
+
+The reads that the system OBSERVED while training, carried through the chain, against rows derived here; and selection,
+parents, keys and ensemble weights against what the ledger's facts imply.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from s3t.contract import NodeFacts, Provenance, ServedChain
+from verify import derive
+from verify.evidence import Evidence
+from verify.plans import documented_plan, plan_faults
+from verify.report import Finding, Verdict
+from verify.state import Chain, State, Survivor, node_name
+
+CHECK = "E0 lineage"
+
+
+def check_lineage(provenance: Provenance, evidence: Evidence, state: State) -> list[Finding]:
+    """Return the findings on the plan, the selection and the reads of every served node; one HOLDS if nothing is wrong."""
+    found = [*_plan(evidence, state), *_selection(provenance, state), *_claim(provenance, state)]
+    found += _stray(provenance, evidence)
+    derived = {chain.shard: chain for chain in state.chains}
+    nodes = 0
+    for chain in provenance.chains:
+        if chain.shard in derived:
+            found += _chain(chain, derived[chain.shard], evidence, state)
+            nodes += len(chain.nodes)
+    found += _survivors(evidence, state)
+    if not found:
+        served = f"{len(provenance.chains)} chains, {nodes} nodes: selection, parents, keys and observed reads as derived"
+        found.append(Finding(CHECK, Verdict.HOLDS, served, details={"chains": len(provenance.chains), "nodes": nodes}))
+    return found
+
+
+def _violated(message: str, node: str = "", **details: object) -> Finding:
+    return Finding(CHECK, Verdict.VIOLATED, message, node, details=details)
+
+
+def _undecided(message: str, node: str = "") -> Finding:
+    return Finding(CHECK, Verdict.UNDECIDED, message, node)
+
+
+def _plan(evidence: Evidence, state: State) -> list[Finding]:
+    plan = state.plan
+    documented = documented_plan(
+        plan.method,
+        shards=plan.shards,
+        slices=plan.slices,
+        budget=plan.budget,
+        layers=int(evidence.run["model"]["layers"]),
+        epochs=state.recipe.epochs,
+    )
+    if documented is None:
+        return [_undecided(f"method {plan.method!r} has no documented plan for this layout: its stages cannot be derived")]
+    faults = [_violated(f"plan: {fault}") for fault in plan_faults(plan, documented)]
+    if plan.orders != documented.orders:
+        faults.append(_undecided("the orders are not the cyclic ones: how they were chosen cannot be derived"))
+    return faults
+
+
+def _selection(provenance: Provenance, state: State) -> list[Finding]:
+    found = []
+    shown = [chain.shard for chain in provenance.chains]
+    derived = {chain.shard: chain for chain in state.chains}
+    if len(set(shown)) != len(shown):
+        found.append(_violated(f"a shard serves more than one chain: {shown}"))
+    if set(shown) != set(derived):
+        found.append(_violated(f"shards {sorted(set(shown))} serve, but {sorted(derived)} have a surviving chain"))
+    if tuple(sorted(provenance.offline)) != state.offline:
+        found.append(_violated(f"offline are said to be {list(provenance.offline)}, derived {list(state.offline)}"))
+    weights = {chain.weight for chain in provenance.chains}
+    if any(not math.isfinite(w) or w <= 0 for w in weights) or len(weights) > 1:
+        found.append(_violated(f"ensemble weights are {sorted(weights)}; live shards weigh the same"))
+    for chain in provenance.chains:
+        wanted = derived.get(chain.shard)
+        prefix = chain.nodes[-1].prefix if chain.nodes else ()
+        if wanted is not None and (chain.order, tuple(prefix)) != (wanted.order, wanted.prefix):
+            found.append(
+                _violated(
+                    f"serves order {chain.order}, slices {list(prefix)}; "
+                    f"the longest surviving chain is order {wanted.order}, slices {list(wanted.prefix)}",
+                    f"shard {chain.shard}",
+                )
+            )
+    return found
+
+
+def _claim(provenance: Provenance, state: State) -> list[Finding]:
+    if provenance.claim != "retrained":
+        return []
+    full = all(chain.order == 0 and len(chain.nodes) == state.plan.slices for chain in state.chains)
+    if state.offline or not full:
+        return [_violated("claims 'retrained' while a shard does not serve the chain that a fresh fit would serve")]
+    return []
+
+
+def _stray(provenance: Provenance, evidence: Evidence) -> list[Finding]:
+    found = []
+    if provenance.stray is None:
+        found.append(_undecided("reads outside any node were not observed"))
+    elif provenance.stray:
+        found.append(_violated(f"{len(provenance.stray)} records were read outside any node while training"))
+    written = {tag for entry in evidence.entries if entry.kind == "stray" for tag in entry.body["tags"]}
+    if written:
+        found.append(_violated(f"the ledger records {len(written)} records read outside any node"))
+    return found
+
+
+def _chain(chain: ServedChain, derived: Chain, evidence: Evidence, state: State) -> list[Finding]:
+    found: list[Finding] = []
+    before: str | None = None
+    for position, node in enumerate(chain.nodes):
+        name = node_name(chain.shard, tuple(node.prefix))
+        ledger = derived.nodes[position] if position < len(derived.nodes) else None
+        if node.shard != chain.shard or len(node.prefix) != position + 1:
+            found.append(_violated(f"stage {position} of the chain is node (shard {node.shard}, {node.prefix})", name))
+        if node.parent != before:
+            found.append(_violated(f"its parent is {_short(node.parent)}, but the stage before is {_short(before)}", name))
+        before = node.key
+        if ledger is not None and ledger.prefix == tuple(node.prefix):
+            if node.key != ledger.key:
+                message = f"its key is {_short(node.key)}, the ledger's surviving node is {_short(ledger.key)}"
+                found.append(_violated(message, name))
+        found += _reads(node, evidence, state, name)
+    return found
+
+
+def _key(node: Survivor, evidence: Evidence, state: State, name: str) -> list[Finding]:
+    rows = state.rows(node.shard, node.prefix)
+    key = derive.node_key(
+        evidence.run,
+        shard=node.shard,
+        prefix=node.prefix,
+        parent=node.parent,
+        commitments=[str(row.commitment) for row in rows],
+        environment=node.environment,
+    )
+    if key == node.key:
+        return []
+    return [_violated(f"its key {_short(node.key)} is not the derived {_short(key)}: other rows, recipe or parent", name)]
+
+
+def _reads(node: NodeFacts, evidence: Evidence, state: State, name: str) -> list[Finding]:
+    if node.reads is None:
+        return [_undecided("the system did not observe which records it read", name)]
+    tags = {derive.tag(evidence.key, read): read for read in node.reads}
+    deleted = set(tags) & state.tombstones
+    if deleted:
+        return [_violated(f"{len(deleted)} deleted records are in its read set", name, tags=sorted(deleted))]
+    return _against_rows(node.reads, node.shard, tuple(node.prefix), evidence, state, name)
+
+
+def _against_rows(
+    reads: frozenset[str], shard: int, prefix: tuple[int, ...], evidence: Evidence, state: State, name: str
+) -> list[Finding]:
+    ids = [row.record.id for row in state.rows(shard, prefix)]
+    epochs = state.plan.stages[len(prefix) - 1].epochs
+    batch_seed = derive.seed(int(evidence.run["seed"]), shard, prefix, "batches")
+    foreign, unread = reads - set(ids), derive.visited(ids, batch_seed, epochs) - reads
+    found = []
+    if foreign:
+        found.append(_violated(f"{len(foreign)} records were read that are not its own, first {min(foreign)!r}", name))
+    if unread:
+        found.append(_violated(f"{len(unread)} of its rows were never read, first {min(unread)!r}", name))
+    return found
+
+
+def _survivors(evidence: Evidence, state: State) -> list[Finding]:
+    """Check key and reads.json of every surviving node, served or not: any of them may serve after the next deletion."""
+    found: list[Finding] = []
+    planned = set(state.nodes())
+    for (shard, prefix), node in sorted(state.survivors.items()):
+        name = node_name(shard, prefix)
+        if (shard, prefix) not in planned:
+            found.append(_violated("it survives in the ledger but no order of the plan has this prefix", name))
+            continue
+        found += _key(node, evidence, state, name)
+        path = evidence.folder / "nodes" / node.key / "reads.json"
+        try:
+            reads = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            found.append(_undecided("its reads.json cannot be read", name))
+            continue
+        if not isinstance(reads, list) or not all(isinstance(read, str) for read in reads):
+            found.append(_undecided("its reads.json is not a list of ids", name))
+        else:
+            found += _against_rows(frozenset(reads), shard, prefix, evidence, state, name)
+    return found
+
+
+def _short(key: str | None) -> str:
+    return "none" if key is None else key[:12]

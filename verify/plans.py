@@ -1,0 +1,119 @@
+"""Plans by method name, from the table of docs/DERIVATION.md ("Plans"), and the plan that a run declares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from s3t.errors import RunError
+from verify.derive import Prefix, cyclic
+
+LAZY = ("s3t", "sequential", "sisa-lora-lazy", "sisa-full-lazy")
+EAGER = ("sisa-lora", "sisa-full", "retrain-lora", "retrain-full")
+METHODS = LAZY + EAGER
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage trains: the adapter, its layers (indices from the input side) and the number of epochs."""
+
+    adapter: str
+    kind: Literal["lora", "full"]
+    layers: tuple[int, ...]
+    epochs: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Layout, orders (the same for every shard), one stage per slice, and whether deletions are made good at once."""
+
+    method: str
+    shards: int
+    slices: int
+    budget: int
+    orders: tuple[Prefix, ...]
+    stages: tuple[Stage, ...]
+    cumulative: bool
+    eager: bool
+
+
+def declared_plan(run: Mapping[str, Any]) -> Plan:
+    """Return the plan in run.json. Raises RunError if it cannot be one."""
+    try:
+        raw = run["plan"]
+        layout = raw["layout"]
+        stages = tuple(
+            Stage(str(s["adapter"]), s["kind"], tuple(int(i) for i in s["layers"]), float(s["epochs"]))
+            for s in raw["stages"]
+        )
+        orders = tuple(tuple(int(i) for i in order) for order in raw["orders"])
+        plan = Plan(
+            str(raw["method"]),
+            int(layout["shards"]),
+            int(layout["slices"]),
+            int(layout["budget"]),
+            orders,
+            stages,
+            bool(raw["cumulative"]),
+            bool(raw["eager"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"run.json has no readable plan ({type(error).__name__}: {error})") from error
+    fault = _fault(plan)
+    if fault:
+        raise RunError(f"run.json has an impossible plan: {fault}")
+    return plan
+
+
+def _fault(plan: Plan) -> str:
+    if min(plan.shards, plan.slices, plan.budget) < 1:
+        return f"shards={plan.shards}, slices={plan.slices}, budget={plan.budget}; all are at least 1"
+    if len(plan.stages) != plan.slices:
+        return f"{len(plan.stages)} stages for {plan.slices} slices; there is one per slice"
+    if any(stage.kind not in ("lora", "full") or not stage.epochs > 0 for stage in plan.stages):
+        return "a stage is of unknown kind or has no epochs"
+    for order in plan.orders:
+        if sorted(order) != list(range(plan.slices)):
+            return f"order {list(order)} is no permutation of 0..{plan.slices - 1}"
+    if len(set(plan.orders)) != len(plan.orders) or len(plan.orders) != plan.budget:
+        return f"{len(set(plan.orders))} distinct orders for budget={plan.budget}"
+    if not plan.cumulative:
+        return "cumulative is false; every method of this format is cumulative"
+    return ""
+
+
+def documented_plan(method: str, *, shards: int, slices: int, budget: int, layers: int, epochs: float) -> Plan | None:
+    """Return the plan that the table gives for ``method`` on a base model of ``layers`` layers; None if it has none."""
+    if method not in METHODS:
+        return None
+    if method.startswith("retrain-"):
+        shards = slices = budget = 1
+    each = 2 * epochs / (slices + 1) if method.startswith("sisa-") else epochs
+    everything = tuple(range(layers))
+    if method == "s3t":
+        k = layers // slices
+        if k < 1:
+            return None
+        stages = tuple(
+            Stage(f"block-{i:02d}", "lora", tuple(range(layers - k * (i + 1), layers - k * i)), each)
+            for i in range(slices)
+        )
+    elif method.endswith("-full") or "-full-" in method:
+        stages = (Stage("full", "full", everything, each),) * slices
+    else:
+        stages = (Stage("all", "lora", everything, each),) * slices
+    return Plan(method, shards, slices, budget, cyclic(slices, budget), stages, True, method in EAGER)
+
+
+def plan_faults(declared: Plan, documented: Plan) -> list[str]:
+    """Return in words how the declared plan departs from the documented one, orders aside."""
+    faults = []
+    for name in ("shards", "slices", "budget", "eager"):
+        if getattr(declared, name) != getattr(documented, name):
+            faults.append(f"{name} is {getattr(declared, name)}, the method has {getattr(documented, name)}")
+    for i, (found, wanted) in enumerate(zip(declared.stages, documented.stages, strict=False)):
+        same_layers = found.layers == wanted.layers or (wanted.kind == "full" and not found.layers)
+        if (found.adapter, found.kind, found.epochs) != (wanted.adapter, wanted.kind, wanted.epochs) or not same_layers:
+            faults.append(f"stage {i} is {found}, the method has {wanted}")
+    return faults

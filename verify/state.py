@@ -1,0 +1,179 @@
+"""What a run must be serving now, derived from its evidence: survivors, chains, rows of nodes, tombstones.
+
+Source: docs/DERIVATION.md, "Rows and batches of a node" and "What is served".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from s3t.errors import RunError
+from s3t.records import Recipe
+from verify import derive
+from verify.derive import Prefix
+from verify.evidence import Entry, Evidence, Row
+from verify.plans import Plan, declared_plan
+
+Node = tuple[int, Prefix]
+"""(shard, prefix): what a node is."""
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A surviving node as the ledger describes it."""
+
+    seq: int
+    key: str
+    shard: int
+    prefix: Prefix
+    parent: str | None
+    tensors: str
+    head: str
+    reads: str
+    files: Mapping[str, str]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What one shard serves: the index of the order and the nodes from first to last stage."""
+
+    shard: int
+    order: int
+    nodes: tuple[Survivor, ...]
+
+    @property
+    def prefix(self) -> Prefix:
+        """The slices that the chain has learned, in order."""
+        return self.nodes[-1].prefix
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything derived. ``orders`` are those in force now; ``hits`` the last request that named each slot."""
+
+    plan: Plan
+    recipe: Recipe
+    orders: tuple[Prefix, ...]
+    survivors: Mapping[Node, Survivor]
+    chains: tuple[Chain, ...]
+    offline: tuple[int, ...]
+    tombstones: frozenset[str]
+    hits: Mapping[tuple[int, int], int]
+    by_slot: Mapping[tuple[int, int], tuple[Row, ...]] = field(repr=False)
+
+    def rows(self, shard: int, prefix: Prefix) -> list[Row]:
+        """Return the rows of a node, sorted by id."""
+        found = [row for s in prefix for row in self.by_slot.get((shard, s), ())]
+        return sorted(found, key=lambda row: row.record.id)
+
+    def nodes(self) -> list[Node]:
+        """Return every node of the plan, parents first."""
+        prefixes = {order[:i] for order in self.orders for i in range(1, len(order) + 1)}
+        ordered = sorted(prefixes, key=lambda p: (len(p), p))
+        return [(shard, prefix) for shard in range(self.plan.shards) for prefix in ordered]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every node of every order survives on its valid parent."""
+        return all(
+            len(longest(shard, order, self.survivors)) == len(order)
+            for shard in range(self.plan.shards)
+            for order in self.orders
+        )
+
+
+def node_name(shard: int, prefix: Prefix) -> str:
+    """Return how findings name a node."""
+    return f"shard {shard}, slices {'-'.join(str(s) for s in prefix)}"
+
+
+def derive_state(evidence: Evidence) -> State:
+    """Derive what is served now. Raises RunError if run.json holds no readable plan or recipe.
+
+    Rows whose tag is tombstoned are left out even if they are still stored: they are deleted.
+    """
+    plan = declared_plan(evidence.run)
+    recipe = Recipe.from_json(evidence.run["recipe"])
+    orders = orders_now(plan, evidence.entries)
+    tombstones = frozenset(t for e in evidence.entries if e.kind == "request" for t in e.body["tags"])
+    hits: dict[tuple[int, int], int] = {}
+    for entry in evidence.entries:
+        if entry.kind == "request":
+            hits.update({(int(shard), int(slice_)): entry.seq for shard, slice_ in entry.body["slots"]})
+    survivors = surviving(evidence.entries)
+    chains = served(plan.shards, orders, survivors)
+    live = {chain.shard for chain in chains}
+    by_slot: dict[tuple[int, int], list[Row]] = {}
+    for row in evidence.train:
+        if derive.tag(evidence.key, row.record.id) not in tombstones:
+            slot = derive.slot(evidence.key, row.record.id, plan.shards, plan.slices)
+            by_slot.setdefault(slot, []).append(row)
+    offline = tuple(shard for shard in range(plan.shards) if shard not in live)
+    frozen = {slot: tuple(rows) for slot, rows in by_slot.items()}
+    return State(plan, recipe, orders, survivors, chains, offline, tombstones, hits, frozen)
+
+
+def orders_now(plan: Plan, entries: Iterable[Entry]) -> tuple[Prefix, ...]:
+    """Return the orders in force: the plan's, or cyclic(L, B) of the last extend entry."""
+    orders = plan.orders
+    for entry in entries:
+        if entry.kind == "extend":
+            budget = entry.body["budget"]
+            if not isinstance(budget, int) or budget < 1:
+                raise RunError(f"ledger entry {entry.seq} extends the budget to {budget!r}; it is at least 1")
+            orders = derive.cyclic(plan.slices, budget)
+    return orders
+
+
+def surviving(entries: Iterable[Entry]) -> dict[Node, Survivor]:
+    """Return the nodes with a train entry after which no request names one of their slots; the last entry counts."""
+    alive: dict[Node, Survivor] = {}
+    for entry in entries:
+        body = entry.body
+        if entry.kind == "train":
+            node = Survivor(
+                entry.seq,
+                str(body["key"]),
+                int(body["shard"]),
+                tuple(int(s) for s in body["prefix"]),
+                body["parent"],
+                str(body["tensors"]),
+                str(body["head"]),
+                str(body["reads"]),
+                dict(body["files"]),
+                dict(body["environment"]),
+            )
+            alive[node.shard, node.prefix] = node
+        elif entry.kind == "request":
+            hit = {(int(shard), int(slice_)) for shard, slice_ in body["slots"]}
+            alive = {
+                (shard, prefix): node
+                for (shard, prefix), node in alive.items()
+                if not any((shard, s) in hit for s in prefix)
+            }
+    return alive
+
+
+def longest(shard: int, order: Prefix, survivors: Mapping[Node, Survivor]) -> tuple[Survivor, ...]:
+    """Return the chain of one order: surviving nodes from the first stage on, each on the node before."""
+    chain: list[Survivor] = []
+    for length in range(1, len(order) + 1):
+        node = survivors.get((shard, order[:length]))
+        if node is None or node.parent != (chain[-1].key if chain else None):
+            break
+        chain.append(node)
+    return tuple(chain)
+
+
+def served(shards: int, orders: tuple[Prefix, ...], survivors: Mapping[Node, Survivor]) -> tuple[Chain, ...]:
+    """Return what each live shard serves: its longest chain, ties by the lowest order index."""
+    chains = []
+    for shard in range(shards):
+        choices = [longest(shard, order, survivors) for order in orders]
+        best = max(range(len(choices)), key=lambda i: (len(choices[i]), -i), default=0)
+        if choices and choices[best]:
+            chains.append(Chain(shard, best, choices[best]))
+    return tuple(chains)
