@@ -1,0 +1,52 @@
+"""Every method by name: the table behind ``s3t train --method`` and the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+from baselines.plans import retrain, sequential, sisa
+from s3t.errors import LayoutError, did_you_mean
+from s3t.plan import Plan, s3t_plan
+from s3t.records import Layout, Recipe
+
+MakePlan = Callable[[Layout, Recipe, int], Plan]
+
+
+def _retrain_lora(layout: Layout, recipe: Recipe, layers: int) -> Plan:
+    return retrain(recipe, layers, kind="lora")
+
+
+def _retrain_full(layout: Layout, recipe: Recipe, layers: int) -> Plan:
+    return retrain(recipe, layers, kind="full")
+
+
+METHODS: Mapping[str, MakePlan] = MappingProxyType(
+    {
+        "s3t": s3t_plan,
+        "sequential": sequential,
+        "sisa-lora": partial(sisa, kind="lora", eager=True),
+        "sisa-lora-lazy": partial(sisa, kind="lora", eager=False),
+        "sisa-full": partial(sisa, kind="full", eager=True),
+        "sisa-full-lazy": partial(sisa, kind="full", eager=False),
+        "retrain-lora": _retrain_lora,
+        "retrain-full": _retrain_full,
+    }
+)
+"""The constructor of each method's plan, by the plan's own ``method``."""
+
+UNDIVIDED = ("retrain-lora", "retrain-full")
+"""Methods that train one model on all data: their layout is always one shard of one slice."""
+
+
+def make_plan(method: str, layout: Layout, recipe: Recipe, layers: int) -> Plan:
+    """Return the plan of ``method`` for a model of ``layers`` layers; undivided methods pay no heed to ``layout``.
+
+    Raises LayoutError for an unknown method, with the closest known one, and for a layout that the model cannot carry.
+    """
+    if method not in METHODS:
+        raise LayoutError(
+            f"method {method!r} is unknown{did_you_mean(method, METHODS)}; known are {', '.join(METHODS)}"
+        )
+    return METHODS[method](layout, recipe, layers)

@@ -1,0 +1,228 @@
+"""The command line: thin commands over :mod:`s3t.system`; nothing heavy is imported before a command needs it.
+
+Results go to stdout (``--json`` for programs), progress and errors to stderr. Exit codes: 0 done, 2 bad input,
+130 interrupted; ``verify`` adds 1 violated and 3 undecided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, read_dataset, read_texts
+from s3t.cli.output import plain, print_result, progress_bar, spent
+from s3t.errors import DataError, S3TError
+
+
+class _OneLineErrors(TyperGroup):
+    """Ends our own errors in one line and their exit code; every other exception keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except S3TError as error:
+            typer.echo("error: " + " ".join(str(error).split()), err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted: nothing acknowledged is lost; the same command continues", err=True)
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    help="Exact machine unlearning: train, delete, serve, refresh, verify.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; it holds everything and can be moved.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+
+
+def main() -> None:
+    """Run the command line (entry point ``s3t``)."""
+    app(prog_name="s3t")
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Packs, such as minilm and trec6.")],
+) -> None:
+    """Bring pinned models and data into the cache and verify their digests."""
+    from s3t.data.fetch import fetch as bring
+
+    for name in names:
+        folder = bring(name, progress=lambda line: typer.echo(line, err=True))
+        typer.echo(f"{name}: {folder}")
+
+
+@app.command()
+def train(
+    run: Run,
+    data: Annotated[str, typer.Option(help="A pack, a hub name, or a local CSV, JSONL or parquet file.")] = "trec6",
+    model: Annotated[str, typer.Option(help="A pack, a folder or a hub name; 'tiny' for trials.")] = "minilm",
+    method: Annotated[
+        str, typer.Option(help="s3t, sequential, sisa-lora, sisa-full (each -lazy), retrain-...")
+    ] = "s3t",
+    shards: Annotated[int | None, typer.Option(help=f"Disjoint parts of the data ({LAYOUT['shards']}).")] = None,
+    slices: Annotated[int | None, typer.Option(help=f"Parts of a shard, a block each ({LAYOUT['slices']}).")] = None,
+    budget: Annotated[int | None, typer.Option(help=f"Orders trained per shard ({LAYOUT['budget']}).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed that all seeds of the run derive from.")] = 0,
+    epochs: Annotated[float | None, typer.Option(help="Epochs per stage.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Records per optimizer step.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA matrices.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone's trained tensors.")] = None,
+    head_lr: Annotated[float | None, typer.Option(help="Learning rate of the head.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens per record.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of the recipe.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="Column of the stable id.")] = None,
+    classes: Annotated[str | None, typer.Option(help="All classes, separated by commas.")] = None,
+    validation: Annotated[str | None, typer.Option(help="File or split for tuning, never deletable.")] = None,
+    test: Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train on a fixed subset of this many records.")] = None,
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept slices without records.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a new run, or continue an interrupted one (the same command)."""
+    layout = choose_layout(method, {"shards": shards, "slices": slices, "budget": budget})
+    fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
+    chosen = choose_recipe({**fields, "max_length": max_length}, recipe or [])
+    columns = {"text": text, "label": label, "id": id_, "validation": validation, "test": test}
+    dataset = read_dataset(data, columns, classes, limit)
+
+    from baselines.methods import make_plan
+    from s3t.backbone import load
+    from s3t.system import System
+
+    backbone = load(model)
+    system = System.create(
+        run,
+        make_plan(method, layout, chosen, backbone.layers),
+        chosen,
+        model=backbone,
+        classes=dataset.classes,
+        seed=seed,
+        data=dataset.name,
+        source=dataset.source,
+        digest=dataset.digest,
+        evaluation=(dataset.validation, dataset.test),
+        allow_empty=allow_empty,
+    )
+    with progress_bar() as progress:
+        cost = system.fit(dataset.train, progress)
+    print_result(as_json, {"run": str(run), "cost": dataclasses.asdict(cost)}, f"trained {run}: {spent(cost)}")
+
+
+@app.command()
+def predict(
+    run: Run,
+    input_: Annotated[
+        Path | None, typer.Option("--input", help="CSV, JSONL or parquet (else the run's test rows).")
+    ] = None,
+    text: Annotated[str, typer.Option(help="Column of the text in --input.")] = "text",
+    as_json: Json = False,
+) -> None:
+    """Classify the rows of a file, or the run's test rows (and then print the accuracy)."""
+    from s3t.system import System
+
+    given = None if input_ is None else read_texts(input_, text)
+    system = System.open(run)
+    records = [] if given is not None else system.evaluation("test")
+    inputs = [record.inputs for record in records] if given is None else [{"text": value} for value in given]
+    if not inputs:
+        raise DataError(f"{input_ or run} holds no rows to classify; give some with --input FILE")
+    scores = system.predict(inputs)
+    winners = [int(winner) for winner in scores.argmax(axis=1)]
+    names = [record.id for record in records] or [str(row) for row in range(len(inputs))]
+    rows = [
+        {"id": name, "class": system.classes[winner], "scores": [round(float(score), 6) for score in line]}
+        for name, winner, line in zip(names, winners, scores, strict=True)
+    ]
+    if not records:
+        lines = "\n".join(f"{row['id']}\t{row['class']}" for row in rows)
+        return print_result(as_json, {"classes": system.classes, "rows": rows}, lines)
+    right = sum(winner == record.label for winner, record in zip(winners, records, strict=True))
+    accuracy = {"accuracy": right / len(records), "n": len(records)}
+    summary = f"accuracy {right / len(records):.4f} on {len(records)} test rows"
+    return print_result(as_json, {**accuracy, "classes": system.classes, "rows": rows}, summary)
+
+
+@app.command()
+def delete(
+    run: Run,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Id of a record to delete; repeat for several.")] = None,
+    ids_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File with one id per line.")
+    ] = None,
+    some: Annotated[int, typer.Option("--any", min=0, help="For trials: this many retained records.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Delete records, all in one atomic request, without any training (eager methods retrain at once)."""
+    from s3t.system import System
+
+    wanted = list(ids or [])
+    if ids_file is not None:
+        wanted += [line.strip() for line in ids_file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    system = System.open(run)
+    if some:
+        wanted += choose_ids(system.ids(), some)
+    if not wanted:
+        raise DataError("no id is given; name records with --id or --ids-file")
+    receipt = system.delete(wanted)
+    lines = [f"record {name!r} was deleted before: nothing to do" for name in receipt.already]
+    if receipt.deleted:
+        offline = ", ".join(map(str, receipt.offline)) or "none"
+        dropped = f"{len(receipt.nodes_dropped)} trained nodes dropped, shards offline: {offline}"
+        lines.append(f"deleted {len(receipt.deleted)} records (request {receipt.request}): {dropped}")
+    print_result(as_json, dataclasses.asdict(receipt), "\n".join(lines))
+
+
+@app.command()
+def refresh(run: Run, as_json: Json = False) -> None:
+    """Rebuild what deletions dropped, on the retained records alone."""
+    from s3t.system import System
+
+    system = System.open(run)
+    with progress_bar() as progress:
+        cost = system.refresh(progress)
+    print_result(as_json, {"run": str(run), "cost": dataclasses.asdict(cost)}, f"refreshed {run}: {spent(cost)}")
+
+
+@app.command()
+def status(run: Run, as_json: Json = False) -> None:
+    """Say how a run stands."""
+    from s3t.system import System
+
+    facts = dataclasses.asdict(System.open(run).status())
+    lines = [f"{name.replace('_', ' '):<16} {plain(value)}" for name, value in facts.items()]
+    print_result(as_json, facts, "\n".join(lines))
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def verify(ctx: typer.Context) -> None:
+    """Audit a run bit for bit, as `python -m verify` does: 0 holds, 1 violated, 2 bad input, 3 undecided."""
+    from verify.cli import main as audit
+
+    raise typer.Exit(audit(ctx.args))
+
+
+@app.command()
+def plot(
+    rows: Annotated[Path, typer.Option(help="Folder with the rows of the benchmarks.")] = Path("results/rows"),
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("results/figures"),
+) -> None:
+    """Draw the figures from the rows of the benchmarks alone."""
+    from benchmarks.figures import draw
+
+    for figure in draw(rows, out):
+        typer.echo(str(figure))

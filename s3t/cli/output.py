@@ -1,0 +1,48 @@
+"""What the command line shows: results on stdout, one progress bar on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from s3t.contract import Cost, Progress
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show one bar on stderr while the body works."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    what = TextColumn("{task.description}", markup=False)
+    with Bars(what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        bar = bars.add_task("preparing", total=None)
+        yield lambda done, total, doing: bars.update(bar, completed=done, total=total, description=doing)
+
+
+def print_result(as_json: bool, value: dict[str, Any], text: str) -> None:
+    """Print ``value`` as one JSON object, or else ``text``."""
+    typer.echo(json.dumps(value, ensure_ascii=False) if as_json else text)
+
+
+def spent(cost: Cost) -> str:
+    """Say in words what training took."""
+    return (
+        f"{cost.nodes} nodes trained, {cost.optimizer_steps} optimizer steps, {cost.record_passes} record passes, "
+        f"{cost.bytes / 1e6:.1f} MB, {cost.seconds:.1f} s"
+    )
+
+
+def plain(value: Any) -> str:
+    """Say a JSON-like value in words, on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(item)}" for name, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
