@@ -40,13 +40,17 @@ UNDIVIDED = ("retrain-lora", "retrain-full")
 """Methods that train one model on all data: their layout is always one shard of one slice."""
 
 
+def find(method: str) -> MakePlan:
+    """Return the constructor of a method's plan. LayoutError for an unknown method, with the closest known one."""
+    if method not in METHODS:
+        hint = did_you_mean(method, METHODS)
+        raise LayoutError(f"method {method!r} is unknown{hint}; known are {', '.join(METHODS)}")
+    return METHODS[method]
+
+
 def make_plan(method: str, layout: Layout, recipe: Recipe, layers: int) -> Plan:
     """Return the plan of ``method`` for a model of ``layers`` layers; undivided methods pay no heed to ``layout``.
 
-    Raises LayoutError for an unknown method, with the closest known one, and for a layout that the model cannot carry.
+    Raises LayoutError for an unknown method and for a layout that the model cannot carry.
     """
-    if method not in METHODS:
-        raise LayoutError(
-            f"method {method!r} is unknown{did_you_mean(method, METHODS)}; known are {', '.join(METHODS)}"
-        )
-    return METHODS[method](layout, recipe, layers)
+    return find(method)(layout, recipe, layers)

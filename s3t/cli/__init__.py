@@ -6,7 +6,8 @@ Results go to stdout (``--json`` for programs), progress and errors to stderr. E
 
 from __future__ import annotations
 
-import dataclasses
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -115,9 +116,9 @@ def train(
         evaluation=(dataset.validation, dataset.test),
         allow_empty=allow_empty,
     )
-    with progress_bar() as progress:
+    with closing(system), progress_bar() as progress:
         cost = system.fit(dataset.train, progress)
-    print_result(as_json, {"run": str(run), "cost": dataclasses.asdict(cost)}, f"trained {run}: {spent(cost)}")
+    print_result(as_json, {"run": str(run), "cost": asdict(cost)}, f"trained {run}: {spent(cost)}")
 
 
 @app.command()
@@ -132,26 +133,27 @@ def predict(
     """Classify the rows of a file, or the run's test rows (and then print the accuracy)."""
     from s3t.system import System
 
-    given = None if input_ is None else read_texts(input_, text)
-    system = System.open(run)
-    records = [] if given is not None else system.evaluation("test")
-    inputs = [record.inputs for record in records] if given is None else [{"text": value} for value in given]
-    if not inputs:
-        raise DataError(f"{input_ or run} holds no rows to classify; give some with --input FILE")
-    scores = system.predict(inputs)
+    texts = None if input_ is None else read_texts(input_, text)
+    with closing(System.open(run)) as system:
+        records = system.evaluation("test") if texts is None else []
+        inputs = [record.inputs for record in records] if texts is None else [{"text": value} for value in texts]
+        if not inputs:
+            raise DataError(f"{input_ or run} holds no rows to classify; give some with --input FILE")
+        scores = system.predict(inputs)
     winners = [int(winner) for winner in scores.argmax(axis=1)]
     names = [record.id for record in records] or [str(row) for row in range(len(inputs))]
     rows = [
         {"id": name, "class": system.classes[winner], "scores": [round(float(score), 6) for score in line]}
         for name, winner, line in zip(names, winners, scores, strict=True)
     ]
-    if not records:
-        lines = "\n".join(f"{row['id']}\t{row['class']}" for row in rows)
-        return print_result(as_json, {"classes": system.classes, "rows": rows}, lines)
-    right = sum(winner == record.label for winner, record in zip(winners, records, strict=True))
-    accuracy = {"accuracy": right / len(records), "n": len(records)}
-    summary = f"accuracy {right / len(records):.4f} on {len(records)} test rows"
-    return print_result(as_json, {**accuracy, "classes": system.classes, "rows": rows}, summary)
+    result: dict[str, Any] = {"n": len(rows), "classes": system.classes, "rows": rows}
+    if records:
+        right = sum(winner == record.label for winner, record in zip(winners, records, strict=True))
+        result["accuracy"] = right / len(records)
+        summary = f"accuracy {result['accuracy']:.4f} on {len(records)} test rows"
+    else:
+        summary = "\n".join(f"{row['id']}\t{row['class']}" for row in rows)
+    print_result(as_json, result, summary)
 
 
 @app.command()
@@ -170,18 +172,18 @@ def delete(
     wanted = list(ids or [])
     if ids_file is not None:
         wanted += [line.strip() for line in ids_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    system = System.open(run)
-    if some:
-        wanted += choose_ids(system.ids(), some)
-    if not wanted:
-        raise DataError("no id is given; name records with --id or --ids-file")
-    receipt = system.delete(wanted)
+    with closing(System.open(run)) as system:
+        if some:
+            wanted += choose_ids(system.ids(), some)
+        if not wanted:
+            raise DataError("no id is given; name records with --id or --ids-file")
+        receipt = system.delete(wanted)
     lines = [f"record {name!r} was deleted before: nothing to do" for name in receipt.already]
     if receipt.deleted:
         offline = ", ".join(map(str, receipt.offline)) or "none"
         dropped = f"{len(receipt.nodes_dropped)} trained nodes dropped, shards offline: {offline}"
         lines.append(f"deleted {len(receipt.deleted)} records (request {receipt.request}): {dropped}")
-    print_result(as_json, dataclasses.asdict(receipt), "\n".join(lines))
+    print_result(as_json, asdict(receipt), "\n".join(lines))
 
 
 @app.command()
@@ -189,10 +191,9 @@ def refresh(run: Run, as_json: Json = False) -> None:
     """Rebuild what deletions dropped, on the retained records alone."""
     from s3t.system import System
 
-    system = System.open(run)
-    with progress_bar() as progress:
+    with closing(System.open(run)) as system, progress_bar() as progress:
         cost = system.refresh(progress)
-    print_result(as_json, {"run": str(run), "cost": dataclasses.asdict(cost)}, f"refreshed {run}: {spent(cost)}")
+    print_result(as_json, {"run": str(run), "cost": asdict(cost)}, f"refreshed {run}: {spent(cost)}")
 
 
 @app.command()
@@ -200,7 +201,8 @@ def status(run: Run, as_json: Json = False) -> None:
     """Say how a run stands."""
     from s3t.system import System
 
-    facts = dataclasses.asdict(System.open(run).status())
+    with closing(System.open(run)) as system:
+        facts = asdict(system.status())
     lines = [f"{name.replace('_', ' '):<16} {plain(value)}" for name, value in facts.items()]
     print_result(as_json, facts, "\n".join(lines))
 

@@ -15,8 +15,9 @@ LAYOUT = {"shards": 4, "slices": 3, "budget": 1}
 
 def choose_layout(method: str, given: dict[str, int | None]) -> Layout:
     """Fill up what was given with LAYOUT. Raises LayoutError for a layout that the method does not have."""
-    from baselines.methods import UNDIVIDED
+    from baselines.methods import UNDIVIDED, find
 
+    find(method)
     named = {name: value for name, value in given.items() if value is not None}
     if method in UNDIVIDED:
         for name, value in named.items():
@@ -68,7 +69,7 @@ def read_texts(path: Path, column: str) -> list[str]:
         if path.suffix == ".csv":
             table = pd.read_csv(path, dtype=str, keep_default_na=False)
         elif path.suffix == ".jsonl":
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            table = pd.read_json(path, lines=True, dtype=False)
         elif path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:

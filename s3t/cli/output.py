@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Show one bar on stderr while the body works."""
+    """Show one bar on stderr while the body works, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    what = TextColumn("{task.description}", markup=False)
-    with Bars(what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task("preparing", total=None)
         yield lambda done, total, doing: bars.update(bar, completed=done, total=total, description=doing)
 
