@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """One tensor that is not the same. ``count`` elements differ, the first at ``index``; ``ulps`` is the largest distance.
+    """One tensor that is not the same: ``count`` elements differ, the first at ``index``, by at most ``ulps``.
 
     ``reason`` is one of missing, unexpected, dtype, shape, nan, bits.
     """
@@ -94,7 +94,7 @@ def max_ulps(left: NDArray[Any], right: NDArray[Any]) -> int:
 
 
 def _ordered(raw: NDArray[Any]) -> NDArray[np.uint64]:
-    """Map float bit patterns to integers in the order of the floats: sign and magnitude to an offset around the middle."""
+    """Map float bit patterns to integers in the order of the floats."""
     width = raw.dtype.itemsize * 8
     wide = raw.astype(np.uint64)
     middle = np.uint64(1 << (width - 1))

@@ -1,7 +1,7 @@
 """Primitives of docs/DERIVATION.md, derived from that page alone: tags, slots, orders, seeds, batches, digests.
 
-Nothing here is imported from the planner, so that an error of the planner cannot hide in its own checker. Pure functions;
-only :func:`tensors_digest` touches torch.
+Nothing here is imported from the planner, so that an error of the planner cannot hide in its own checker. Pure
+functions; only :func:`tensors_digest` touches torch.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
     if not folder.is_dir():
         raise RunError(f"there is no run folder {str(folder)!r}; give the folder that `s3t fit` wrote")
     if not path.is_file():
-        raise RunError(f"{str(folder)!r} holds no run.json, so it is not a run folder; give the one that `s3t fit` wrote")
+        raise RunError(f"{str(folder)!r} holds no run.json, so it is no run folder; give the one that `s3t fit` wrote")
     raw = path.read_bytes()
     try:
         run = json.loads(raw)

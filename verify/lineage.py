@@ -20,7 +20,7 @@ CHECK = "E0 lineage"
 
 
 def check_lineage(provenance: Provenance, evidence: Evidence, state: State) -> list[Finding]:
-    """Return the findings on the plan, the selection and the reads of every served node; one HOLDS if nothing is wrong."""
+    """Return what is wrong with plan, selection, keys or reads of any served or surviving node; else one HOLDS."""
     found = [*_plan(evidence, state), *_selection(provenance, state), *_claim(provenance, state)]
     found += _stray(provenance, evidence)
     derived = {chain.shard: chain for chain in state.chains}
@@ -31,7 +31,7 @@ def check_lineage(provenance: Provenance, evidence: Evidence, state: State) -> l
             nodes += len(chain.nodes)
     found += _survivors(evidence, state)
     if not found:
-        served = f"{len(provenance.chains)} chains, {nodes} nodes: selection, parents, keys and observed reads as derived"
+        served = f"{len(provenance.chains)} chains, {nodes} nodes: selection, parents, keys, observed reads as derived"
         found.append(Finding(CHECK, Verdict.HOLDS, served, details={"chains": len(provenance.chains), "nodes": nodes}))
     return found
 
@@ -55,7 +55,7 @@ def _plan(evidence: Evidence, state: State) -> list[Finding]:
         epochs=state.recipe.epochs,
     )
     if documented is None:
-        return [_undecided(f"method {plan.method!r} has no documented plan for this layout: its stages cannot be derived")]
+        return [_undecided(f"method {plan.method!r} has no documented plan for this layout; stages cannot be derived")]
     faults = [_violated(f"plan: {fault}") for fault in plan_faults(plan, documented)]
     if plan.orders != documented.orders:
         faults.append(_undecided("the orders are not the cyclic ones: how they were chosen cannot be derived"))
@@ -119,12 +119,11 @@ def _chain(chain: ServedChain, derived: Chain, evidence: Evidence, state: State)
         if node.shard != chain.shard or len(node.prefix) != position + 1:
             found.append(_violated(f"stage {position} of the chain is node (shard {node.shard}, {node.prefix})", name))
         if node.parent != before:
-            found.append(_violated(f"its parent is {_short(node.parent)}, but the stage before is {_short(before)}", name))
+            found.append(_violated(f"its parent is {_short(node.parent)}, the stage before is {_short(before)}", name))
         before = node.key
-        if ledger is not None and ledger.prefix == tuple(node.prefix):
-            if node.key != ledger.key:
-                message = f"its key is {_short(node.key)}, the ledger's surviving node is {_short(ledger.key)}"
-                found.append(_violated(message, name))
+        if ledger is not None and ledger.prefix == tuple(node.prefix) and node.key != ledger.key:
+            message = f"its key is {_short(node.key)}, the ledger's surviving node is {_short(ledger.key)}"
+            found.append(_violated(message, name))
         found += _reads(node, evidence, state, name)
     return found
 
@@ -141,7 +140,7 @@ def _key(node: Survivor, evidence: Evidence, state: State, name: str) -> list[Fi
     )
     if key == node.key:
         return []
-    return [_violated(f"its key {_short(node.key)} is not the derived {_short(key)}: other rows, recipe or parent", name)]
+    return [_violated(f"its key {_short(node.key)} is not the derived {_short(key)} (rows, recipe, parent)", name)]
 
 
 def _reads(node: NodeFacts, evidence: Evidence, state: State, name: str) -> list[Finding]:
@@ -170,7 +169,7 @@ def _against_rows(
 
 
 def _survivors(evidence: Evidence, state: State) -> list[Finding]:
-    """Check key and reads.json of every surviving node, served or not: any of them may serve after the next deletion."""
+    """Check key and reads.json of every surviving node: those not served now may serve after the next deletion."""
     found: list[Finding] = []
     planned = set(state.nodes())
     for (shard, prefix), node in sorted(state.survivors.items()):

@@ -72,8 +72,8 @@ class Finding:
 class Report:
     """The outcome of an audit. ``claim`` is what the system promises and what was checked.
 
-    ``notes`` name sub-checks that were not run and why, and observations that decide nothing. They never turn a verdict;
-    whatever a claim needs is a finding.
+    ``notes`` name sub-checks that were not run and why, and observations that decide nothing. They never turn a
+    verdict; whatever a claim needs is a finding.
     """
 
     run: str

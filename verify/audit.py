@@ -1,0 +1,105 @@
+"""The audit: which checks run, on what evidence, and what becomes of those that cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3t.contract import Progress, UnlearningSystem
+from s3t.errors import S3TError, did_you_mean
+from s3t.records import Record
+from verify import derive
+from verify.brief import Scope
+from verify.evidence import Evidence, read_evidence
+from verify.lineage import check_lineage
+from verify.report import Finding, Report, Verdict
+from verify.residue import check_residue
+from verify.rows import check_rows
+from verify.scan import check_scan
+from verify.state import State, derive_state
+
+if TYPE_CHECKING:
+    from verify.counterfactual import Make
+
+LEVELS = ("E0", "E1a", "E1b")
+
+
+def audit(
+    system: UnlearningSystem,
+    run: Path | str,
+    *,
+    levels: Sequence[str] = LEVELS,
+    isolate: bool = True,
+    make: Make | None = None,
+    victims: Sequence[Record] | None = None,
+    records: Sequence[Record] | None = None,
+    scope: Scope = "served",
+    progress: Progress | None = None,
+) -> Report:
+    """Audit a live ``system`` against its run folder. VERIFICATION.md says what each level proves and what not.
+
+    ``make``: describes a second system of the same configuration (E1b). ``records``: everything ever handed in for
+    training, if known; ``victims``: the deleted records, by default those of ``records`` whose tag is tombstoned.
+    ``scope``: whether E1a retrains the nodes that serve now or every surviving one. Raises RunError if ``run`` is no
+    run folder, S3TError for an unknown level; damage inside a run ends UNDECIDED.
+    """
+    began = time.monotonic()
+    wanted = resolve_levels(levels)
+    evidence = read_evidence(run)
+    provenance = system.provenance()
+    if evidence.problems:
+        found = [Finding("evidence", Verdict.UNDECIDED, problem) for problem in evidence.problems]
+        return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), (), time.monotonic() - began)
+    state = derive_state(evidence)
+    found, notes = list[Finding](), list[str]()
+    if "E0" in wanted:
+        found += [*check_lineage(provenance, evidence, state), *check_scan(evidence, state)]
+        found += check_rows(evidence, state, records)
+        more, notes = _residue(evidence, state, victims, records)
+        found += more
+    if "E1a" in wanted:
+        from verify.replay import check_cleanroom
+
+        found += check_cleanroom(system, provenance, evidence, state, isolate=isolate, scope=scope)
+    if "E1b" in wanted:
+        from verify.counterfactual import check_counterfactual
+
+        found += check_counterfactual(system, provenance, evidence, state, make, progress)
+    seconds = time.monotonic() - began
+    return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), tuple(notes), seconds)
+
+
+def resolve_levels(levels: Sequence[str]) -> tuple[str, ...]:
+    """Return the known levels that ``levels`` name, in order; "E1" means both E1a and E1b."""
+    for level in levels:
+        if level not in (*LEVELS, "E1"):
+            known = (*LEVELS, "E1")
+            raise S3TError(f"level {level!r} is unknown{did_you_mean(level, known)}; choose from {', '.join(known)}")
+    return tuple(level for level in LEVELS if any(level.startswith(given) for given in levels))
+
+
+def _residue(
+    evidence: Evidence, state: State, victims: Sequence[Record] | None, records: Sequence[Record] | None
+) -> tuple[list[Finding], list[str]]:
+    """Run the search for deleted ids and inputs as far as the deleted records are known, and say how far."""
+    tagged = {derive.tag(evidence.key, record.id): record for record in victims or ()}
+    lost = sorted(record.id for tag, record in tagged.items() if tag not in state.tombstones)
+    found = [
+        Finding("E0 residue", Verdict.VIOLATED, f"record {name!r} was deleted, but the ledger has no tombstone of it")
+        for name in lost
+    ]
+    for record in records or ():
+        tagged.setdefault(derive.tag(evidence.key, record.id), record)
+    gone = [tagged[tag] for tag in sorted(state.tombstones) if tag in tagged]
+    notes = []
+    if len(gone) < len(state.tombstones):
+        missing = len(state.tombstones) - len(gone)
+        notes.append(
+            f"not run: search of all bytes for ids and inputs of {missing} of {len(state.tombstones)} deleted records "
+            f"(the run no longer holds them; give the source records). The structural scan ran."
+        )
+    if gone:
+        found += check_residue(evidence, gone, known=records is not None)
+    return found, notes

@@ -1,0 +1,154 @@
+"""E0, fourth part: search of the raw bytes of every file for what was deleted.
+
+Structure alone (verify.scan) cannot see a deleted id inside a file that belongs there: a freed page, a log line in the
+ledger. This search needs the deleted records themselves, which a run no longer holds. Policy: without them it is named
+as not run and decides nothing, because the structural scan ran; with them a hit is a violation.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from s3t.records import Record
+from verify.evidence import Evidence
+from verify.report import Finding, Verdict
+from verify.rows import duplicates
+from verify.scan import walk
+
+CHECK = "E0 residue"
+RAW_ID = 6
+"""Ids of fewer bytes occur in weights by chance; they are searched in quotes, outside tensor files."""
+
+RAW_INPUT = 12
+"""Inputs of fewer bytes are common words; they are not searched (their record's id is)."""
+
+CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Needle:
+    """Bytes to search, at least 3. A hit inside an occurrence of one of ``excuses`` is of something retained."""
+
+    victim: str
+    what: str
+    data: bytes
+    excuses: tuple[bytes, ...] = ()
+    tensors: bool = True
+
+
+def check_residue(evidence: Evidence, victims: Sequence[Record], *, known: bool = False) -> list[Finding]:
+    """Search every file for ids and inputs of ``victims``. ``known``: retained ids were compared with the source."""
+    needles = list(_needles(evidence, victims))
+    haystack = Search(needles)
+    found, files = [], 0
+    for path, kind in walk(evidence.folder):
+        if kind != "file":
+            continue
+        files += 1
+        name = path.relative_to(evidence.folder).as_posix()
+        for needle in haystack.in_file(path):
+            if needle.tensors or path.suffix != ".safetensors":
+                message = f"{needle.what} of deleted record {needle.victim!r} is in {name}"
+                found.append(Finding(CHECK, Verdict.VIOLATED, message, details={"path": name, "id": needle.victim}))
+    if not known:
+        for victim, twin in duplicates(evidence, victims):
+            message = (
+                f"retained {twin!r} has the content of deleted {victim!r}; only the source records tell whose it is"
+            )
+            found.append(Finding(CHECK, Verdict.UNDECIDED, message))
+    if not found:
+        message = f"no id or input of {len(victims)} deleted records in the bytes of {files} files"
+        found.append(Finding(CHECK, Verdict.HOLDS, message, details={"victims": len(victims), "needles": len(needles)}))
+    return found
+
+
+def _needles(evidence: Evidence, victims: Sequence[Record]) -> Iterator[Needle]:
+    gone = {victim.id for victim in victims}
+    retained = [row for row in evidence.rows if row.record.id not in gone]
+    kept = [*(row.record.id.encode() for row in retained), *(row.content for row in retained), *_declared(evidence)]
+    for victim in victims:
+        name = victim.id.encode()
+        if len(name) >= RAW_ID:
+            yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k))
+        else:
+            quoted = b'"' + name + b'"'
+            excuses = (quoted + b":", *(k for k in kept if quoted in k))
+            yield Needle(victim.id, "the id", quoted, excuses, tensors=False)
+        for field, value in sorted(victim.inputs.items()):
+            for data in _forms(value):
+                if len(data) >= RAW_INPUT:
+                    yield Needle(victim.id, f"input {field!r}", data, tuple(k for k in kept if data in k))
+
+
+def _declared(evidence: Evidence) -> list[bytes]:
+    """Return the declared words of run.json as they stand there: no record gave them."""
+    data, model = evidence.run["data"], evidence.run["model"]
+    words = [data["name"], data["source"], model["name"], *data["classes"]]
+    return [json.dumps(word, ensure_ascii=flag).encode() for word in words for flag in (False, True)]
+
+
+def _forms(value: str | bytes) -> list[bytes]:
+    """Return the byte forms in which an input may lie in a file: raw, in JSON (escaped or not), in base64."""
+    if isinstance(value, bytes):
+        return [value, base64.b64encode(value)]
+    escaped = [json.dumps(value, ensure_ascii=flag)[1:-1].encode() for flag in (False, True)]
+    return list(dict.fromkeys([value.encode(), *escaped]))
+
+
+class Search:
+    """Finds many needles in one pass: positions are filtered by the needles' first three bytes, then looked up."""
+
+    def __init__(self, needles: Sequence[Needle]) -> None:
+        self._by_data: dict[bytes, list[Needle]] = {}
+        self._lengths: dict[bytes, set[int]] = {}
+        self._margin = 4
+        for needle in needles:
+            self._by_data.setdefault(needle.data, []).append(needle)
+            self._lengths.setdefault(needle.data[:3], set()).add(len(needle.data))
+            self._margin = max(self._margin, len(needle.data), *map(len, needle.excuses))
+        self._starts = np.unique(np.array([int.from_bytes(start, "big") for start in self._lengths], dtype=np.uint32))
+        self._pairs = np.zeros(1 << 16, dtype=bool)
+        self._pairs[self._starts >> 8] = True
+
+    def in_file(self, path: Path) -> list[Needle]:
+        """Return the needles that occur in the file without excuse, each once; it is read in overlapping windows."""
+        found: dict[Needle, None] = {}
+        if not self._by_data:
+            return []
+        margin = self._margin
+        with path.open("rb") as stream:
+            window, begin, more = stream.read(CHUNK), 0, b" "
+            while window and more:
+                more = stream.read(max(CHUNK, 4 * margin))
+                end = len(window) - margin if more else len(window)
+                found |= dict.fromkeys(self.in_bytes(window, begin, end))
+                keep = max(0, end - margin)
+                window, begin = window[keep:] + more, max(0, end) - keep
+        return list(found)
+
+    def in_bytes(self, raw: bytes, begin: int = 0, end: int | None = None) -> Iterator[Needle]:
+        """Yield the needles with a hit that starts in ``raw[begin:end]`` and that no excuse covers."""
+        if len(raw) < 3 or not self._by_data:
+            return
+        octets = np.frombuffer(raw, dtype=np.uint8)
+        pairs = octets[:-2].astype(np.uint16) << 8 | octets[1:-1]
+        near = np.flatnonzero(self._pairs[pairs])
+        starts = pairs[near].astype(np.uint32) << 8 | octets[near + 2]
+        for position in near[np.isin(starts, self._starts)].tolist():
+            if position < begin or (end is not None and position >= end):
+                continue
+            for length in self._lengths[raw[position : position + 3]]:
+                for needle in self._by_data.get(raw[position : position + length], ()):
+                    if not _excused(raw, position, needle):
+                        yield needle
+
+
+def _excused(raw: bytes, start: int, needle: Needle) -> bool:
+    stop = start + len(needle.data)
+    return any(raw.find(e, max(0, stop - len(e)), start + len(e)) >= 0 for e in needle.excuses)

@@ -1,0 +1,121 @@
+"""E0, third part: records.sqlite holds what was committed to, minus what was deleted, in the places that ids imply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from s3t.records import Record
+from verify import derive
+from verify.evidence import Evidence, Row
+from verify.report import Finding, Verdict
+from verify.state import State
+
+CHECK = "E0 rows"
+SPLITS = ("train", "validation", "test")
+
+
+def check_rows(evidence: Evidence, state: State, records: Sequence[Record] | None = None) -> list[Finding]:
+    """Return rows that are misplaced, uncommitted, deleted but present, or miscounted; one HOLDS if there is none.
+
+    ``records``: everything that was ever handed in for training, if known. Then contents and ids are compared too, and
+    a row that the operator never handed in (a copy under another id) is found.
+    """
+    found = [finding for row in evidence.rows for finding in _row(row, evidence, state)]
+    found += [*_counts(evidence, state), *_freed(evidence, state)]
+    if records is not None:
+        found += _against_source(evidence, state, records)
+    if not found:
+        message = f"{len(evidence.train)} train rows match commitments, slots and counts; no deleted row is present"
+        found.append(Finding(CHECK, Verdict.HOLDS, message, details={"rows": len(evidence.rows)}))
+    return found
+
+
+def _violated(message: str) -> Finding:
+    return Finding(CHECK, Verdict.VIOLATED, message)
+
+
+def _row(row: Row, evidence: Evidence, state: State) -> list[Finding]:
+    name = row.record.id
+    tag = derive.tag(evidence.key, name)
+    found = []
+    if tag in state.tombstones:
+        found.append(_violated(f"the deleted record {name!r} is still in records.sqlite"))
+    if row.tag != tag:
+        found.append(_violated(f"record {name!r} is stored under another record's tag"))
+    if row.split not in SPLITS:
+        found.append(_violated(f"record {name!r} is of unknown split {row.split!r}"))
+    if row.split == "train":
+        slot = derive.slot(evidence.key, name, state.plan.shards, state.plan.slices)
+        if (row.shard, row.slice) != slot:
+            found.append(_violated(f"record {name!r} is in slot ({row.shard}, {row.slice}); its id gives {slot}"))
+        if row.salt is None or row.commitment is None:
+            found.append(Finding(CHECK, Verdict.UNDECIDED, f"record {name!r} has no salt or commitment"))
+    elif (row.shard, row.slice) != (None, None):
+        found.append(_violated(f"record {name!r} of split {row.split} has a slot"))
+    committed = derive.commitment(row.salt, row.content) if row.salt is not None else None
+    if committed is not None and row.commitment is not None and committed != row.commitment:
+        found.append(_violated(f"record {name!r} does not match its commitment: its content was changed"))
+    return found
+
+
+def _counts(evidence: Evidence, state: State) -> list[Finding]:
+    """Retained plus tombstoned rows are those that were committed to; with no deletion the root itself must match."""
+    create = evidence.entries[0].body
+    retained = [row for row in evidence.train if derive.tag(evidence.key, row.record.id) not in state.tombstones]
+    if len(retained) + len(state.tombstones) != create["rows"]:
+        return [
+            _violated(
+                f"{create['rows']} rows were committed to, but {len(retained)} are retained and "
+                f"{len(state.tombstones)} tombstoned"
+            )
+        ]
+    if not state.tombstones and derive.root([str(row.commitment) for row in retained]) != create["root"]:
+        return [_violated("nothing was deleted, yet the commitments do not give the root in the ledger's first entry")]
+    return []
+
+
+def _freed(evidence: Evidence, state: State) -> list[Finding]:
+    """A deleted row's tag in the raw bytes of records.sqlite means that the row was unlinked, not erased."""
+    found = []
+    for path in sorted(evidence.folder.glob("records.sqlite*")):
+        raw = path.read_bytes()
+        left = sum(tag.encode() in raw or bytes.fromhex(tag) in raw for tag in state.tombstones)
+        if left:
+            found.append(_violated(f"bytes of {left} deleted rows remain in {path.name}"))
+    return found
+
+
+def _against_source(evidence: Evidence, state: State, records: Sequence[Record]) -> list[Finding]:
+    source = {record.id: record for record in records}
+    deleted = {name for name in source if derive.tag(evidence.key, name) in state.tombstones}
+    stored = {row.record.id: row for row in evidence.train}
+    found = []
+    unknown = sorted(set(stored) - set(source))
+    if unknown:
+        found.append(_violated(f"{len(unknown)} train rows were never handed in, first {unknown[0]!r}"))
+    lost = sorted(set(source) - deleted - set(stored))
+    if lost:
+        found.append(_violated(f"{len(lost)} records are neither retained nor deleted, first {lost[0]!r}"))
+    changed = sorted(name for name in set(stored) & set(source) if stored[name].content != source[name].content())
+    if changed:
+        found.append(_violated(f"{len(changed)} rows differ from what was handed in, first {changed[0]!r}"))
+    slots = {derive.slot(evidence.key, name, state.plan.shards, state.plan.slices) for name in deleted}
+    spared = sorted(slots - set(state.hits))
+    if spared:
+        found.append(_violated(f"a deleted record's slot {spared[0]} was not dropped by any request"))
+    return found
+
+
+def duplicates(evidence: Evidence, victims: Sequence[Record]) -> list[tuple[str, str]]:
+    """Return (deleted id, retained id) of train rows with the same inputs and label under another id."""
+    by_content = {(_fields(victim), victim.label): victim.id for victim in victims}
+    pairs = []
+    for row in evidence.train:
+        twin = by_content.get((_fields(row.record), row.record.label))
+        if twin is not None and twin != row.record.id:
+            pairs.append((twin, row.record.id))
+    return pairs
+
+
+def _fields(record: Record) -> tuple[tuple[str, str | bytes], ...]:
+    return tuple(sorted(record.inputs.items(), key=lambda item: item[0]))
