@@ -194,6 +194,14 @@ def test_the_life_of_a_run(run: Path, tmp_path: Path) -> None:
     assert (whole["missing_nodes"], whole["surviving_nodes"]) == (0, before["surviving_nodes"])
 
 
+@pytest.mark.parametrize("command", [("s3t", "verify"), ("verify",)])
+def test_a_run_is_audited_after_a_deletion(python: Callable[..., Any], run: Path, command: tuple[str, ...]) -> None:
+    assert Result("delete", run, "--any", "1").code == 0
+    done = python("-m", *command, str(run), "--no-isolate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "HOLDS" in done.stdout
+
+
 def test_predicting_a_file(run: Path, tmp_path: Path) -> None:
     table = _write(tmp_path / "new.csv", [{"text": "the cat"}, {"text": "how many"}])
     done = Result("predict", run, "--input", table, "--json").json()
