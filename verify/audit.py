@@ -54,11 +54,13 @@ def audit(
         return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), (), time.monotonic() - began)
     state = derive_state(evidence)
     found, notes = list[Finding](), list[str]()
+    gone = _deleted(evidence, state, victims, records)
     if "E0" in wanted:
         found += [*check_lineage(provenance, evidence, state), *check_scan(evidence, state)]
         found += check_rows(evidence, state, records)
-        more, notes = _residue(evidence, state, victims, records)
-        found += more
+        found += _lost(evidence, state, victims or ())
+        found += check_residue(evidence, gone, known=records is not None) if gone else []
+        notes += _unsearched(len(gone), len(state.tombstones))
     if "E1a" in wanted:
         from verify.replay import check_cleanroom
 
@@ -66,7 +68,7 @@ def audit(
     if "E1b" in wanted:
         from verify.counterfactual import check_counterfactual
 
-        found += check_counterfactual(system, provenance, evidence, state, make, progress)
+        found += check_counterfactual(system, provenance, evidence, state, make, progress, gone)
     seconds = time.monotonic() - began
     return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), tuple(notes), seconds)
 
@@ -80,26 +82,27 @@ def resolve_levels(levels: Sequence[str]) -> tuple[str, ...]:
     return tuple(level for level in LEVELS if any(level.startswith(given) for given in levels))
 
 
-def _residue(
+def _deleted(
     evidence: Evidence, state: State, victims: Sequence[Record] | None, records: Sequence[Record] | None
-) -> tuple[list[Finding], list[str]]:
-    """Run the search for deleted ids and inputs as far as the deleted records are known, and say how far."""
-    tagged = {derive.tag(evidence.key, record.id): record for record in victims or ()}
-    lost = sorted(record.id for tag, record in tagged.items() if tag not in state.tombstones)
-    found = [
-        Finding("E0 residue", Verdict.VIOLATED, f"record {name!r} was deleted, but the ledger has no tombstone of it")
+) -> list[Record]:
+    """Return the deleted records as far as they are known, in order of tags."""
+    known = {derive.tag(evidence.key, record.id): record for record in (*(records or ()), *(victims or ()))}
+    return [known[tag] for tag in sorted(state.tombstones) if tag in known]
+
+
+def _lost(evidence: Evidence, state: State, victims: Sequence[Record]) -> list[Finding]:
+    lost = sorted(record.id for record in victims if derive.tag(evidence.key, record.id) not in state.tombstones)
+    return [
+        Finding("E0 rows", Verdict.VIOLATED, f"record {name!r} was deleted, but the ledger has no tombstone of it")
         for name in lost
     ]
-    for record in records or ():
-        tagged.setdefault(derive.tag(evidence.key, record.id), record)
-    gone = [tagged[tag] for tag in sorted(state.tombstones) if tag in tagged]
-    notes = []
-    if len(gone) < len(state.tombstones):
-        missing = len(state.tombstones) - len(gone)
-        notes.append(
-            f"not run: search of all bytes for ids and inputs of {missing} of {len(state.tombstones)} deleted records "
-            f"(the run no longer holds them; give the source records). The structural scan ran."
-        )
-    if gone:
-        found += check_residue(evidence, gone, known=records is not None)
-    return found, notes
+
+
+def _unsearched(known: int, deleted: int) -> list[str]:
+    """Say how much of the search for residue was not run. The structural scan ran, so this turns no verdict."""
+    if known == deleted:
+        return []
+    return [
+        f"not run: search of all bytes for ids and inputs of {deleted - known} of {deleted} deleted records "
+        f"(the run no longer holds them; give the source records). The structural scan ran."
+    ]

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from s3t.records import Recipe, Record
 from verify import derive
 from verify.brief import Brief, read_brief
@@ -100,6 +103,8 @@ class Room:
 
     def predict(self) -> Tensor:
         """Return the ensemble's scores of the probes, shape (probes, classes), from the retrained tensors."""
+        import torch
+
         from s3t.blocks import ChainModel, score
 
         asked = self.backbone.encode([record.inputs for record in self.brief.probes], self.recipe.max_length)
@@ -109,20 +114,25 @@ class Room:
             stages: Any = self.plan.stages[: len(prefix)]
             model = ChainModel(self.backbone, stages, self.recipe, classes)
             model.mount(self.state(shard, prefix))
-            outputs.append(score(model, asked))
-        return combine(outputs, self.recipe.ensemble)
+            outputs.append(score(model, asked).numpy())
+        return torch.from_numpy(combine(outputs, self.recipe.ensemble))
 
 
-def combine(outputs: Sequence[Tensor], ensemble: str) -> Tensor:
-    """Combine the logits of shards in ascending order, equal weights (docs/DERIVATION.md, "What is served")."""
-    import torch
+def combine(logits: Sequence[NDArray[np.float32]], ensemble: str) -> NDArray[np.float32]:
+    """Combine the logits of live shards, in ascending order of shards (docs/DERIVATION.md, "What is served").
 
-    logits = torch.stack(list(outputs))
-    if ensemble == "mean-probabilities":
-        return logits.softmax(-1).mean(0)
-    if ensemble == "vote":
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float().mean(0)
-    return logits.mean(0)
+    In float64: each shard's output times w = 1/shards, summed one after the other; the sum as float32.
+    """
+    total = np.zeros(logits[0].shape, dtype=np.float64)
+    for shard in logits:
+        wide = shard.astype(np.float64)
+        if ensemble == "mean-probabilities":
+            raised = np.exp(wide - wide.max(axis=1, keepdims=True))
+            wide = raised / raised.sum(axis=1, keepdims=True)
+        elif ensemble == "vote":
+            wide = np.eye(wide.shape[1])[wide.argmax(axis=1)]
+        total += wide * (1 / len(logits))
+    return total.astype(np.float32)
 
 
 def retrain(brief: Brief, out: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from s3t.contract import Progress, Provenance, UnlearningSystem
 from s3t.errors import OfflineError
 from s3t.records import Record
-from verify.brief import probes
+from verify.brief import PROBES, probes
 from verify.compare import compare_tensors
 from verify.evidence import Evidence
 from verify.replay import differing
@@ -40,8 +40,12 @@ def check_counterfactual(
     state: State,
     make: Make | None,
     progress: Progress | None = None,
+    victims: Sequence[Record] = (),
 ) -> list[Finding]:
-    """Fit the reference and compare selection, weights and predictions bit for bit."""
+    """Fit the reference and compare selection, weights and predictions bit for bit.
+
+    ``victims``: deleted records, if known; once the reference is trained they are asked for too (a remembered answer).
+    """
     if not state.hits and not state.tombstones:
         return [Finding(CHECK, Verdict.HOLDS, "nothing was deleted: nothing to leave out")]
     if make is None:
@@ -59,7 +63,8 @@ def check_counterfactual(
             if not _same_survivors(folder, state):
                 message = "the run's history (an unfinished refresh) cannot be repeated: refresh it and audit again"
                 return [Finding(CHECK, Verdict.UNDECIDED, message)]
-            found = list(_differences(system, provenance, reference, probes(evidence, retained)))
+            asked = [*probes(evidence, retained), *victims[:PROBES]]
+            found = list(_differences(system, provenance, reference, asked))
         finally:
             getattr(reference, "close", lambda: None)()
     if not found:

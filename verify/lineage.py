@@ -7,7 +7,6 @@ parents, keys and ensemble weights against what the ledger's facts imply.
 from __future__ import annotations
 
 import json
-import math
 
 from s3t.contract import NodeFacts, Provenance, ServedChain
 from verify import derive
@@ -72,9 +71,12 @@ def _selection(provenance: Provenance, state: State) -> list[Finding]:
         found.append(_violated(f"shards {sorted(set(shown))} serve, but {sorted(derived)} have a surviving chain"))
     if tuple(sorted(provenance.offline)) != state.offline:
         found.append(_violated(f"offline are said to be {list(provenance.offline)}, derived {list(state.offline)}"))
-    weights = {chain.weight for chain in provenance.chains}
-    if any(not math.isfinite(w) or w <= 0 for w in weights) or len(weights) > 1:
-        found.append(_violated(f"ensemble weights are {sorted(weights)}; live shards weigh the same"))
+    for chain in provenance.chains:
+        if not derived or chain.weight != 1 / len(derived):
+            message = (
+                f"its weight in the ensemble is {chain.weight}; each of {len(derived)} live shards weighs the same"
+            )
+            found.append(_violated(message, f"shard {chain.shard}"))
     for chain in provenance.chains:
         wanted = derived.get(chain.shard)
         prefix = chain.nodes[-1].prefix if chain.nodes else ()
@@ -93,7 +95,8 @@ def _claim(provenance: Provenance, state: State) -> list[Finding]:
     if provenance.claim != "retrained":
         return []
     full = all(chain.order == 0 and len(chain.nodes) == state.plan.slices for chain in state.chains)
-    if state.offline or not full:
+    occupied = {shard for shard, _ in state.by_slot}
+    if not full or occupied & set(state.offline):
         return [_violated("claims 'retrained' while a shard does not serve the chain that a fresh fit would serve")]
     return []
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s3t import errors
 from s3t.contract import Provenance, UnlearningSystem
 from s3t.errors import OfflineError
+from verify import report
 from verify.brief import Brief, Scope, make_brief, probes, write_brief
 from verify.cleanroom import OUTCOME, retrain
 from verify.compare import Difference, compare_tensors
@@ -95,10 +97,7 @@ def _run(brief: Brief, folder: Path, isolate: bool) -> str:
 
 
 def _clean(brief: Brief) -> dict[str, str]:
-    import s3t
-    import verify
-
-    homes = dict.fromkeys(str(Path(str(package.__file__)).resolve().parents[1]) for package in (verify, s3t))
+    homes = dict.fromkeys(str(Path(str(module.__file__)).resolve().parents[1]) for module in (report, errors))
     kept = {k: v for k, v in os.environ.items() if k in PASSED_ON or k.startswith(("S3T_", "HF_"))}
     return kept | {
         "PYTHONPATH": os.pathsep.join(homes),

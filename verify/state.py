@@ -5,7 +5,7 @@ Source: docs/DERIVATION.md, "Rows and batches of a node" and "What is served".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,13 +104,13 @@ def derive_state(evidence: Evidence) -> State:
         if entry.kind == "request":
             hits.update({(int(shard), int(slice_)): entry.seq for shard, slice_ in entry.body["slots"]})
     survivors = surviving(evidence.entries)
-    chains = served(plan.shards, orders, survivors)
-    live = {chain.shard for chain in chains}
     by_slot: dict[tuple[int, int], list[Row]] = {}
     for row in evidence.train:
         if derive.tag(evidence.key, row.record.id) not in tombstones:
             slot = derive.slot(evidence.key, row.record.id, plan.shards, plan.slices)
             by_slot.setdefault(slot, []).append(row)
+    chains = served(plan.shards, orders, survivors, by_slot)
+    live = {chain.shard for chain in chains}
     offline = tuple(shard for shard in range(plan.shards) if shard not in live)
     frozen = {slot: tuple(rows) for slot, rows in by_slot.items()}
     return State(plan, recipe, orders, survivors, chains, offline, tombstones, hits, frozen)
@@ -168,12 +168,23 @@ def longest(shard: int, order: Prefix, survivors: Mapping[Node, Survivor]) -> tu
     return tuple(chain)
 
 
-def served(shards: int, orders: tuple[Prefix, ...], survivors: Mapping[Node, Survivor]) -> tuple[Chain, ...]:
-    """Return what each live shard serves: its longest chain, ties by the lowest order index."""
+def served(
+    shards: int,
+    orders: tuple[Prefix, ...],
+    survivors: Mapping[Node, Survivor],
+    occupied: Collection[tuple[int, int]],
+) -> tuple[Chain, ...]:
+    """Return what each live shard serves: its longest chain, ties by the lowest order index.
+
+    A chain none of whose slots is ``occupied`` by a retained row does not serve: its last node read no row.
+    """
     chains = []
     for shard in range(shards):
-        choices = [longest(shard, order, survivors) for order in orders]
-        best = max(range(len(choices)), key=lambda i: (len(choices[i]), -i), default=0)
-        if choices and choices[best]:
-            chains.append(Chain(shard, best, choices[best]))
+        best: Chain | None = None
+        for index, order in enumerate(orders):
+            nodes = longest(shard, order, survivors)
+            if nodes and any((shard, s) in occupied for s in nodes[-1].prefix):
+                best = best if best is not None and len(best.nodes) >= len(nodes) else Chain(shard, index, nodes)
+        if best is not None:
+            chains.append(best)
     return tuple(chains)

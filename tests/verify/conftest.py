@@ -1,0 +1,263 @@
+"""A forged run folder, written from docs/DERIVATION.md without the suite, and a real one on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3t.contract import NodeFacts, Provenance, ServedChain
+from s3t.records import Layout, Recipe, Record, canonical_json, sha256
+from verify import derive
+from verify.evidence import Evidence, entry_digest, read_evidence
+from verify.plans import documented_plan
+from verify.state import State, derive_state
+
+KEY = bytes(range(32))
+ENVIRONMENT = {"threads": 1, "torch": "0"}
+WORDS = ["amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "islet", "jetty"]
+
+
+def make_records(count: int, name: str = "row") -> list[Record]:
+    return [
+        Record(
+            f"{name}-{i:03d}",
+            {"text": f"{WORDS[i % 10]} {WORDS[(i * 7 + 3) % 10]} {name} sentence {i:03d}" + " more" * (i % 4)},
+            i % 3,
+        )
+        for i in range(count)
+    ]
+
+
+@dataclass
+class Forge:
+    """Writes a run folder fact by fact; tests spoil one of them."""
+
+    folder: Path
+    shards: int = 2
+    slices: int = 2
+    budget: int = 2
+    method: str = "s3t"
+    records: Sequence[Record] = field(default_factory=lambda: make_records(16))
+    test: Sequence[Record] = field(default_factory=lambda: make_records(3, "probe"))
+    recipe: Recipe = field(default_factory=Recipe)
+    entries: list[tuple[int, str, str, str, str]] = field(default_factory=list)
+    reads: dict[str, list[str]] = field(default_factory=dict)
+
+    def write(self) -> Forge:
+        """Write a complete run: everything trained, nothing deleted."""
+        plan = documented_plan(
+            self.method,
+            shards=self.shards,
+            slices=self.slices,
+            budget=self.budget,
+            layers=4,
+            epochs=self.recipe.epochs,
+        )
+        assert plan is not None
+        self.run = {
+            "format": 1,
+            "s3t": "0",
+            "kernel": "1",
+            "plan": {
+                "method": plan.method,
+                "layout": {"shards": plan.shards, "slices": plan.slices, "budget": plan.budget},
+                "orders": [list(order) for order in plan.orders],
+                "stages": [
+                    {"adapter": s.adapter, "kind": s.kind, "layers": list(s.layers), "epochs": s.epochs}
+                    for s in plan.stages
+                ],
+                "cumulative": True,
+                "eager": plan.eager,
+            },
+            "recipe": self.recipe.to_json(),
+            "model": {"name": "none", "digest": "base", "layers": 4, "hidden": 8},
+            "data": {"name": "forged", "source": "", "digest": "", "classes": ["a", "b", "c"]},
+            "seed": 7,
+        }
+        self.folder.mkdir()
+        (self.folder / "nodes").mkdir()
+        raw = json.dumps(self.run).encode()
+        (self.folder / "run.json").write_bytes(raw)
+        (self.folder / "secret.key").write_text(KEY.hex())
+        self._databases()
+        commitments = [row[6] for row in self.rows if row[4] == "train"]
+        self.enter("create", {"run": sha256(raw), "rows": len(self.records), "root": derive.root(commitments)})
+        for shard in range(plan.shards):
+            for order in plan.orders:
+                for length in range(1, len(order) + 1):
+                    if (shard, order[:length]) not in self.trained:
+                        self.train(shard, order[:length])
+        return self
+
+    def _databases(self) -> None:
+        self.ledger = sqlite3.connect(self.folder / "ledger.sqlite")
+        self.ledger.execute(
+            "CREATE TABLE entries(seq INTEGER PRIMARY KEY, kind TEXT, body TEXT, previous TEXT, digest TEXT)"
+        )
+        self.store = sqlite3.connect(self.folder / "records.sqlite")
+        self.store.execute("PRAGMA secure_delete=ON")
+        self.store.execute(
+            "CREATE TABLE records(tag TEXT PRIMARY KEY, id TEXT, shard INTEGER, slice INTEGER, split TEXT, salt BLOB,"
+            " commitment TEXT, content BLOB)"
+        )
+        self.trained: dict[tuple[int, tuple[int, ...]], str] = {}
+        self.rows = [self.row(record, "train") for record in self.records]
+        self.rows += [self.row(record, "test") for record in self.test]
+        self.store.executemany("INSERT INTO records VALUES(?,?,?,?,?,?,?,?)", self.rows)
+        self.store.commit()
+
+    def row(self, record: Record, split: str) -> tuple[Any, ...]:
+        salt = sha256(record.id.encode()).encode()[:16]
+        slot = derive.slot(KEY, record.id, self.shards, self.slices) if split == "train" else (None, None)
+        committed = derive.commitment(salt, record.content())
+        return (derive.tag(KEY, record.id), record.id, *slot, split, salt, committed, record.content())
+
+    def enter(self, kind: str, body: Mapping[str, Any]) -> None:
+        seq, previous = len(self.entries) + 1, self.entries[-1][4] if self.entries else ""
+        text = canonical_json(body).decode()
+        self.entries.append((seq, kind, text, previous, entry_digest(seq, kind, text, previous)))
+        self.ledger.execute("INSERT INTO entries VALUES(?,?,?,?,?)", self.entries[-1])
+        self.ledger.commit()
+
+    def train(self, shard: int, prefix: tuple[int, ...]) -> None:
+        """Train a node on what is stored now, with made-up tensors."""
+        wanted = {(shard, s) for s in prefix}
+        rows = sorted((r for r in self.rows if r[4] == "train" and (r[2], r[3]) in wanted), key=lambda r: r[1])
+        parent = self.trained.get((shard, prefix[:-1]))
+        key = derive.node_key(
+            self.run,
+            shard=shard,
+            prefix=prefix,
+            parent=parent,
+            commitments=[r[6] for r in rows],
+            environment=ENVIRONMENT,
+        )
+        home = self.folder / "nodes" / key
+        home.mkdir()
+        reads = canonical_json([r[1] for r in rows])
+        files = {"head.safetensors": b"head" + key.encode(), "adapter_model.safetensors": b"body" + key.encode()}
+        files |= {"adapter_config.json": b"{}", "reads.json": reads}
+        for name, content in files.items():
+            (home / name).write_bytes(content)
+        self.trained[shard, prefix] = key
+        self.enter(
+            "train",
+            {
+                "key": key,
+                "shard": shard,
+                "prefix": list(prefix),
+                "parent": parent,
+                "tensors": "t",
+                "head": "h",
+                "reads": sha256(reads),
+                "files": {name: sha256(content) for name, content in files.items()},
+                "environment": ENVIRONMENT,
+            },
+        )
+
+    def delete(self, *names: str) -> None:
+        """Delete records as documented: rows and nodes erased, a request entered."""
+        slots = sorted({derive.slot(KEY, name, self.shards, self.slices) for name in names})
+        for name in names:
+            self.store.execute("DELETE FROM records WHERE id=?", (name,))
+        self.store.commit()
+        self.rows = [r for r in self.rows if r[1] not in names]
+        for (shard, prefix), key in list(self.trained.items()):
+            if any((shard, s) in slots for s in prefix):
+                shutil.rmtree(self.folder / "nodes" / key)
+                del self.trained[shard, prefix]
+        tags = [derive.tag(KEY, name) for name in names]
+        self.enter("request", {"request": "r", "tags": tags, "slots": [list(slot) for slot in slots]})
+
+    def read(self) -> tuple[Evidence, State]:
+        evidence = read_evidence(self.folder)
+        return evidence, derive_state(evidence)
+
+    def provenance(self, **changes: Any) -> Provenance:
+        """Return what an honest system would say."""
+        _, state = self.read()
+        chains = []
+        for chain in state.chains:
+            nodes = []
+            for node in chain.nodes:
+                reads = frozenset(row.record.id for row in state.rows(node.shard, node.prefix))
+                name = f"shard-{node.shard:02d}/{'-'.join(map(str, node.prefix))}"
+                nodes.append(NodeFacts(name, node.key, node.shard, node.prefix, node.parent, reads))
+            chains.append(ServedChain(chain.shard, chain.order, 1 / len(state.chains), tuple(nodes)))
+        said: dict[str, Any] = {"system": "s3t", "claim": "non-interference", "chains": tuple(chains)}
+        return Provenance(**(said | {"offline": state.offline} | changes))
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.store.close()
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[Callable[..., Forge]]:
+    """Make forged runs: ``forge(shards=2, ...)``."""
+    made: list[Forge] = []
+
+    def make(**facts: Any) -> Forge:
+        made.append(Forge(tmp_path / f"forged-{len(made)}", **facts).write())
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+RECORDS = make_records(60)
+EVALUATION = (make_records(4, "valid"), make_records(12, "probe"))
+TINY = Recipe(epochs=2.0, batch_size=4, window=2, dropout=0.1, rank=2)
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run on the tiny model, fitted once; tests work on copies."""
+    from s3t.system import S3T
+
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    system = S3T(
+        folder, Layout(2, 3, 3), classes=("a", "b", "c"), model="tiny", recipe=TINY, key=KEY, evaluation=EVALUATION
+    )
+    system.fit(RECORDS)
+    system.close()
+    return folder
+
+
+@dataclass
+class Live:
+    """A real run in a folder of its own, and ways to audit it."""
+
+    folder: Path
+    system: Any
+    records: Sequence[Record]
+
+    def make(self, folder: Path) -> Any:
+        from verify.cli import _maker
+
+        return _maker(read_evidence(self.folder))(folder)
+
+    def audit(self, *levels: str, **options: Any) -> Any:
+        from verify.audit import audit
+
+        given = {"isolate": False, "make": self.make, "records": self.records} | options
+        return audit(self.system, self.folder, levels=levels or ("E0", "E1a", "E1b"), **given)
+
+
+@pytest.fixture
+def live(fitted: Path, tmp_path: Path) -> Iterator[Live]:
+    from s3t.system import System
+
+    folder = tmp_path / "run"
+    shutil.copytree(fitted, folder)
+    system = System.open(folder)
+    yield Live(folder, system, RECORDS)
+    system.close()

@@ -1,0 +1,113 @@
+"""Exit codes and the command line: 0 holds, 1 violated, 3 undecided, 2 bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s3t.errors import S3TError
+from verify.audit import resolve_levels
+from verify.cli import main
+
+
+class Fake:
+    """A live system that only has an account of itself."""
+
+    def __init__(self, run: Any, **changes: Any) -> None:
+        self.told = run.provenance(**changes)
+
+    def provenance(self) -> Any:
+        return self.told
+
+
+def lineage_only(run: Any, *more: str, **changes: Any) -> int:
+    return main([str(run.folder), "--level", "E0", *more], opener=lambda _: Fake(run, **changes))
+
+
+def test_holds(forge: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    run = forge()
+    run.delete("row-000")
+    assert lineage_only(run, "--json") == 0
+    raw = json.loads(capsys.readouterr().out)
+    assert raw["verdict"] == "HOLDS"
+    assert [f["check"] for f in raw["findings"]] == ["E0 lineage", "E0 scan", "E0 rows"]
+    assert raw["notes"][0].startswith("not run: search of all bytes for ids and inputs of 1 of 1 deleted records")
+    assert "the run names no source" in raw["notes"][1]
+
+
+def test_violated(forge: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    run = forge()
+    (run.folder / "train.log").write_text("x")
+    assert lineage_only(run) == 1
+    shown = capsys.readouterr().out
+    assert "VIOLATED" in shown
+    assert "train.log" in shown
+
+
+def test_undecided(forge: Callable[..., Any]) -> None:
+    run = forge()
+    assert lineage_only(run, stray=None) == 3
+    told = Fake(run)
+    (run.folder / "secret.key").unlink()
+    assert main([str(run.folder)], opener=lambda _: told) == 3
+
+
+def test_damage_is_undecided_before_the_system_is_opened(forge: Callable[..., Any]) -> None:
+    run = forge()
+    (run.folder / "ledger.sqlite").unlink()
+
+    def refuse(_: Path) -> Any:
+        raise AssertionError("must not be opened")
+
+    assert main([str(run.folder)], opener=refuse) == 3
+
+
+def test_bad_input(tmp_path: Path, forge: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none")]) == 2
+    assert "there is no run folder" in capsys.readouterr().err
+    assert main([str(forge().folder), "--level", "E1d"]) == 2
+    assert "level 'E1d' is unknown" in capsys.readouterr().err
+
+    def broken(_: Path) -> Any:
+        raise S3TError("cannot be opened")
+
+    assert main([str(forge().folder)], opener=broken) == 2
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+
+
+def test_a_fault_of_ours_keeps_its_traceback(forge: Callable[..., Any]) -> None:
+    def broken(_: Path) -> Any:
+        raise ZeroDivisionError("ours")
+
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main([str(forge().folder)], opener=broken)
+
+
+def test_levels() -> None:
+    assert resolve_levels(["E1"]) == ("E1a", "E1b")
+    assert resolve_levels(["E1b", "E0"]) == ("E0", "E1b")
+    with pytest.raises(S3TError, match="level 'E2' is unknown"):
+        resolve_levels(["E2"])
+
+
+def test_help_is_fast_and_loads_no_torch() -> None:
+    code = (
+        "import sys; from verify.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(str({'torch', 'peft', 'transformers'} & set(sys.modules) or ''))"
+    )
+    root = Path(__file__).resolve().parents[2]
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() in ("", "set()"), done.stderr
+    assert "Exit code: 0 HOLDS" in " ".join(done.stdout.split())
+    assert time.monotonic() - began < 10

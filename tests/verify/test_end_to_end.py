@@ -1,0 +1,234 @@
+"""The real system on the tiny model: clean runs hold at every level; one changed bit, row or head does not."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from typing import Any
+
+import numpy as np
+import pytest
+
+from verify.report import Report, Verdict
+
+DELETED = ("row-003", "row-017")
+
+
+def holds(report: Report) -> None:
+    assert report.verdict is Verdict.HOLDS, report.dumps()
+
+
+def violated(report: Report, check: str) -> str:
+    assert report.verdict is Verdict.VIOLATED, report.dumps()
+    found = [f for f in report.findings if f.verdict is Verdict.VIOLATED]
+    assert check in {f.check for f in found}, report.dumps()
+    return "\n".join(f"{f.node} {f.tensor} {f.message}" for f in found)
+
+
+def test_a_fitted_run_holds(live: Any) -> None:
+    holds(live.audit(scope="surviving"))
+
+
+def test_after_a_deletion_in_a_process_of_its_own(live: Any) -> None:
+    live.system.delete(DELETED)
+    report = live.audit(isolate=True)
+    holds(report)
+    assert report.notes == ()
+    assert {f.check for f in report.findings} == {
+        *("E0 lineage", "E0 scan", "E0 rows", "E0 residue", "E1a clean room", "E1b never ingested")
+    }
+
+
+def test_after_a_refresh(live: Any) -> None:
+    live.system.delete(DELETED)
+    live.system.refresh()
+    report = live.audit(scope="surviving")
+    holds(report)
+    assert report.claim == "retrained"
+
+
+def test_after_a_second_deletion_past_a_refresh(live: Any) -> None:
+    live.system.delete(DELETED[:1])
+    live.system.refresh()
+    live.system.delete(DELETED[1:])
+    holds(live.audit())
+
+
+def test_after_new_orders_and_a_deletion_in_either_order(live: Any) -> None:
+    live.system.delete(DELETED[:1])
+    live.system.extend(5)
+    live.system.delete(DELETED[1:])
+    holds(live.audit())
+
+
+def test_when_everything_is_offline(live: Any) -> None:
+    live.system.retire([(shard, s) for shard in range(2) for s in range(3)])
+    report = live.audit()
+    holds(report)
+    assert any("nothing is served" in f.message for f in report.findings)
+
+
+def test_one_shard_emptied_of_records(live: Any) -> None:
+    from verify.derive import slot
+
+    gone = [name for name in live.system.ids() if slot(live.system.key, name, 2, 3)[0] == 0]
+    live.system.delete(gone)
+    holds(live.audit())
+    live.system.refresh()
+    holds(live.audit())
+
+
+def flip(tensor: Any) -> None:
+    import torch
+
+    tensor.data.view(torch.int32).flatten()[5] ^= 1
+
+
+@pytest.mark.parametrize("position", [0, -1])
+def test_one_bit_in_a_served_tensor(live: Any, position: int) -> None:
+    live.system.delete(DELETED)
+    node = live.system.provenance().chains[1].nodes[position]
+    weights = live.system.weights()[node.name]
+    name = sorted(weights)[0]
+    flip(weights[name])
+    report = live.audit("E1a", "E1b")
+    shown = violated(report, "E1a clean room")
+    first = report.first(Verdict.VIOLATED)
+    assert first is not None
+    assert (first.tensor, first.details["max_ulps"]) == (name, 1)
+    assert first.node == f"shard 1, slices {'-'.join(map(str, node.prefix))}"
+    assert "1 of" in shown
+    assert "first at [0, 5], at most 1 ULP apart" in shown
+    violated(report, "E1b never ingested")
+
+
+def test_not_a_number_in_a_served_tensor(live: Any) -> None:
+    node = live.system.provenance().chains[0].nodes[-1]
+    live.system.weights()[node.name]["head.bias"].data[0] = float("nan")
+    assert "head.bias 1 NaN" in violated(live.audit("E1a"), "E1a clean room")
+
+
+class Wrapped:
+    """The system under audit with one method replaced."""
+
+    def __init__(self, system: Any, **methods: Any) -> None:
+        self._system, self._methods = system, methods
+
+    def __getattr__(self, name: str) -> Any:
+        return self._methods.get(name) or getattr(self._system, name)
+
+
+def test_predictions_that_the_tensors_do_not_give(live: Any) -> None:
+    live.system.delete(DELETED)
+    honest = live.system
+
+    def nudged(inputs: Any) -> Any:
+        scores = honest.predict(inputs)
+        scores[0, 0] = np.nextafter(scores[0, 0], np.float32(9))
+        return scores
+
+    live.system = Wrapped(honest, predict=nudged)
+    assert "predictions scores 1 of 36 elements differ" in violated(live.audit("E1a"), "E1a clean room")
+    violated(live.audit("E1b"), "E1b never ingested")
+    live.system = honest
+
+
+def test_an_answer_remembered_for_a_deleted_record(live: Any) -> None:
+    gone = [record for record in live.records if record.id in DELETED]
+    remembered = {record.inputs["text"]: live.system.predict([record.inputs]) for record in gone}
+    live.system.delete(DELETED)
+    honest = live.system
+
+    def recalling(inputs: Any) -> Any:
+        scores = honest.predict(inputs)
+        for i, one in enumerate(inputs):
+            if one["text"] in remembered:
+                scores[i] = remembered[one["text"]][0]
+        return scores
+
+    live.system = Wrapped(honest, predict=recalling)
+    violated(live.audit("E1b"), "E1b never ingested")
+    live.system = honest
+
+
+def test_tensors_left_out_and_tensors_of_nodes_that_do_not_serve(live: Any) -> None:
+    weights = {name: dict(tensors) for name, tensors in live.system.weights().items()}
+    last = live.system.provenance().chains[0].nodes[-1].name
+    lost = sorted(weights[last])[0]
+    kept = weights[last].pop(lost)
+    honest, live.system = live.system, Wrapped(live.system, weights=lambda: weights)
+    assert f"{lost} the tensor is expected but absent" in violated(live.audit("E1a"), "E1a clean room")
+    weights[last][lost] = kept
+    weights["shard-00/9"] = {"x": kept}
+    assert "tensors of 'shard-00/9' serve" in violated(live.audit("E1a"), "E1a clean room")
+    live.system = honest
+
+
+def test_another_environment_is_undecided(live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from s3t import backbone
+
+    here = backbone.environment
+
+    def elsewhere(device: Any) -> Any:
+        return here(device) | {"torch": "9.9"}
+
+    monkeypatch.setattr(backbone, "environment", elsewhere)
+    report = live.audit("E1a")
+    assert report.verdict is Verdict.UNDECIDED
+    assert any("it was trained with torch" in f.message and "here is '9.9'" in f.message for f in report.findings)
+
+
+def test_a_stored_node_that_will_serve_later(live: Any) -> None:
+    """The live system is honest; a spare node on disk, and its hash in the ledger, are not: E1a with all nodes."""
+    from safetensors.torch import load, save
+
+    from verify.evidence import read_evidence
+    from verify.state import derive_state
+
+    state = derive_state(read_evidence(live.folder))
+    spare = state.survivors[0, (1,)]
+    path = live.folder / "nodes" / spare.key / "head.safetensors"
+    tensors = load(path.read_bytes())
+    flip(tensors["weight"])
+    path.chmod(0o644)
+    path.write_bytes(save(tensors))
+    assert "its SHA-256 differs" in violated(live.audit("E0"), "E0 scan")
+    holds(live.audit("E1a"))
+    assert "shard 0, slices 1 head.weight on disk: 1 of" in violated(
+        live.audit("E1a", scope="surviving"), "E1a clean room"
+    )
+
+
+def test_a_row_changed_behind_the_ledger(live: Any) -> None:
+    connection = sqlite3.connect(live.folder / "records.sqlite")
+    row = connection.execute("SELECT id, content FROM records WHERE split='train' ORDER BY id").fetchone()
+    connection.execute("UPDATE records SET content=? WHERE id=?", (row[1].replace(b"amber", b"birch"), row[0]))
+    connection.commit()
+    connection.close()
+    report = live.audit("E0", "E1a")
+    violated(report, "E0 rows")
+    violated(report, "E1a clean room")
+
+
+def test_no_capability_to_retire_is_undecided(live: Any) -> None:
+    live.system.delete(DELETED)
+
+    class Bare:
+        def __init__(self, system: Any) -> None:
+            self.fit, self.close = system.fit, system.close
+
+    report = live.audit("E1b", make=lambda folder: Bare(live.make(folder)))
+    assert report.verdict is Verdict.UNDECIDED
+    assert "cannot retire" in report.findings[0].message
+    assert live.audit("E1b", make=None).verdict is Verdict.UNDECIDED
+
+
+def test_command_line(live: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from verify.cli import main
+
+    live.system.delete(DELETED)
+    live.system.close()
+    assert main([str(live.folder), "--no-isolate"]) == 0, capsys.readouterr().out
+    shutil.copytree(live.folder / "nodes", live.folder / "nodes.bak")
+    assert main([str(live.folder), "--level", "E0", "--json"]) == 1
+    assert "nodes.bak" in capsys.readouterr().out
