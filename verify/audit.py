@@ -49,10 +49,15 @@ def audit(
     wanted = resolve_levels(levels)
     evidence = read_evidence(run)
     provenance = system.provenance()
-    if evidence.problems:
-        found = [Finding("evidence", Verdict.UNDECIDED, problem) for problem in evidence.problems]
+    problems, state = list(evidence.problems), None
+    if not problems:
+        try:
+            state = derive_state(evidence)
+        except (KeyError, TypeError, ValueError) as error:
+            problems = [f"the ledger's entries cannot be interpreted ({type(error).__name__}: {error})"]
+    if state is None:
+        found = [Finding("evidence", Verdict.UNDECIDED, problem) for problem in problems]
         return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), (), time.monotonic() - began)
-    state = derive_state(evidence)
     found, notes = list[Finding](), list[str]()
     gone = _deleted(evidence, state, victims, records)
     if "E0" in wanted:
@@ -68,7 +73,7 @@ def audit(
     if "E1b" in wanted:
         from verify.counterfactual import check_counterfactual
 
-        found += check_counterfactual(system, provenance, evidence, state, make, progress, gone)
+        found += check_counterfactual(system, provenance, evidence, state, make, progress, gone, records)
     seconds = time.monotonic() - began
     return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), tuple(notes), seconds)
 

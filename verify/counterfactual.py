@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3t.contract import Progress, Provenance, UnlearningSystem
-from s3t.errors import OfflineError
+from s3t.errors import S3TError
 from s3t.records import Record
 from verify.brief import PROBES, probes
 from verify.compare import compare_tensors
 from verify.evidence import Evidence
-from verify.replay import differing
+from verify.replay import differing, predicted, serving
 from verify.report import Finding, Verdict
 from verify.state import Node, State, derive_state, node_name
 
@@ -41,23 +41,26 @@ def check_counterfactual(
     make: Make | None,
     progress: Progress | None = None,
     victims: Sequence[Record] = (),
+    records: Sequence[Record] | None = None,
 ) -> list[Finding]:
     """Fit the reference and compare selection, weights and predictions bit for bit.
 
     ``victims``: deleted records, if known; once the reference is trained they are asked for too (a remembered answer).
+    ``records``: everything ever handed in, if known; the reference is then fitted on these, not on what the run kept.
     """
     if not state.hits and not state.tombstones:
         return [Finding(CHECK, Verdict.HOLDS, "nothing was deleted: nothing to leave out")]
     if make is None:
         return [Finding(CHECK, Verdict.UNDECIDED, "no way to make a second system was given")]
-    retained = sorted((row.record for rows in state.by_slot.values() for row in rows), key=lambda record: record.id)
+    original = {record.id: record for record in records or ()}
+    kept = sorted((row.record for rows in state.by_slot.values() for row in rows), key=lambda record: record.id)
+    retained = [original.get(record.id, record) for record in kept]
     trace = events(evidence, state)
     with tempfile.TemporaryDirectory(prefix="s3t-never-ingested-") as name:
         folder = Path(name) / "run"
         reference: Any = make(folder)
         try:
-            reference.fit(retained, progress)
-            lacking = _apply(reference, trace)
+            lacking = _bring(reference, retained, trace, progress)
             if lacking:
                 return [Finding(CHECK, Verdict.UNDECIDED, lacking)]
             if not _same_survivors(folder, state):
@@ -109,16 +112,17 @@ def _history(evidence: Evidence) -> list[Event]:
     return trace
 
 
-def _apply(reference: Any, trace: Sequence[Event]) -> str:
-    """Apply ``trace``; return which capability is lacking, or nothing."""
-    for kind, argument in trace:
-        act = getattr(reference, kind, None)
-        if act is None:
-            return f"the system cannot {kind} (no such method), so the reference cannot be brought to the same state"
-        if argument is None:
-            act()
-        else:
-            act(argument)
+def _bring(reference: Any, retained: Sequence[Record], trace: Sequence[Event], progress: Progress | None) -> str:
+    """Fit the reference and bring it to the same state; return why that cannot be done, or nothing."""
+    lacking = [kind for kind, _ in trace if not hasattr(reference, kind)]
+    if lacking:
+        return f"the system cannot {lacking[0]} (no such method), so no reference can be brought to the same state"
+    try:
+        reference.fit(retained, progress)
+        for kind, argument in trace:
+            getattr(reference, kind)(*([] if argument is None else [argument]))
+    except S3TError as error:
+        return f"the reference cannot be fitted: {error}"
     return ""
 
 
@@ -144,8 +148,9 @@ def _differences(
     live, expected = _weights(system, provenance), _weights(reference, other)
     for node in sorted({*live, *expected}):
         yield from differing(compare_tensors(expected.get(node, {}), live.get(node, {})), node_name(*node), CHECK)
-    scores, wanted = _scores(system, asked), _scores(reference, asked)
-    yield from differing(compare_tensors(wanted, scores), "predictions", CHECK)
+    if asked:
+        both = compare_tensors(predicted(reference, asked), predicted(system, asked))
+        yield from differing(both, "predictions", CHECK)
 
 
 Selected = tuple[int, tuple[int, ...], float]
@@ -165,19 +170,7 @@ def _chain(selected: Selected | None) -> str:
 def _weights(system: UnlearningSystem, provenance: Provenance) -> dict[Node, Mapping[str, Tensor]]:
     """Return tensors by node; a name that no served node has is kept apart, as shard -1."""
     nodes = {n.name: (chain.shard, tuple(n.prefix)) for chain in provenance.chains for n in chain.nodes}
-    live = system.weights()
+    live = serving(system)
     odd = {f"{name}: {tensor}": value for name in live if name not in nodes for tensor, value in live[name].items()}
     named: dict[Node, Mapping[str, Tensor]] = {nodes[name]: live[name] for name in live if name in nodes}
     return named | ({(-1, ()): odd} if odd else {})
-
-
-def _scores(system: UnlearningSystem, asked: Sequence[Record]) -> dict[str, Tensor]:
-    """Return the predictions, or nothing where the system is offline."""
-    import torch
-
-    if not asked:
-        return {}
-    try:
-        return {"scores": torch.from_numpy(system.predict([record.inputs for record in asked]))}
-    except OfflineError:
-        return {}

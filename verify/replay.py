@@ -11,14 +11,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from s3t import errors
 from s3t.contract import Provenance, UnlearningSystem
-from s3t.errors import OfflineError
+from s3t.records import Record
 from verify import report
 from verify.brief import Brief, Scope, make_brief, probes, write_brief
 from verify.cleanroom import OUTCOME, retrain
@@ -85,11 +87,14 @@ def check_cleanroom(
 def _run(brief: Brief, folder: Path, isolate: bool) -> str:
     """Run the clean room; return why it failed, or nothing."""
     if not isolate:
-        retrain(brief, folder / "out")
+        try:
+            retrain(brief, folder / "out")
+        except errors.S3TError as error:
+            return str(error)
         return ""
     write_brief(brief, folder / "brief")
-    command = [sys.executable, "-m", "verify.cleanroom", str(folder / "brief"), str(folder / "out")]
-    done = subprocess.run(command, env=_clean(brief), cwd=folder, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-m", "verify.cleanroom", str(folder / "brief"), str(folder / "out")]
+    done = subprocess.run(command, env=_clean(brief), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
     last = done.stderr.strip().splitlines()[-1:] or [f"it exited with {done.returncode}"]
@@ -133,7 +138,7 @@ def served_differences(
     Required of a chain are the head of its last node and every adapter that no later stage continues. A system may show
     more of a node; what it shows must match.
     """
-    live = system.weights()
+    live = serving(system)
     names = {(chain.shard, tuple(n.prefix)): n.name for chain in provenance.chains for n in chain.nodes}
     for odd in sorted(set(live) - set(names.values())):
         yield Finding(check, Verdict.VIOLATED, f"tensors of {odd!r} serve, but no served chain has this node")
@@ -188,17 +193,31 @@ def _stored(evidence: Evidence, state: State, outcome: Outcome) -> Iterator[Find
 
 def prediction_differences(system: UnlearningSystem, brief: Brief, expected: Tensor) -> Iterator[Finding]:
     """Yield how the system's predictions of the probes differ from ``expected``."""
+    actual = predicted(system, brief.probes)
+    yield from differing(compare_tensors({"scores": expected}, actual), "predictions", CHECK)
+
+
+def serving(system: UnlearningSystem) -> Mapping[str, Mapping[str, Tensor]]:
+    """Return the tensors that serve, or nothing where the system is offline."""
+    try:
+        return system.weights()
+    except errors.OfflineError:
+        return {}
+
+
+def predicted(system: UnlearningSystem, asked: Sequence[Record]) -> dict[str, Tensor]:
+    """Return the system's scores of ``asked``, or nothing where it is offline."""
     import torch
 
-    actual = torch.from_numpy(system.predict([record.inputs for record in brief.probes]))
-    yield from differing(compare_tensors({"scores": expected}, {"scores": actual}), "predictions", CHECK)
+    try:
+        return {"scores": torch.from_numpy(np.array(system.predict([record.inputs for record in asked])))}
+    except errors.OfflineError:
+        return {}
 
 
 def nothing_served(system: UnlearningSystem, evidence: Evidence, check: str) -> Finding:
     """Return whether a system without any surviving chain indeed refuses to predict."""
     asked = probes(evidence, [row.record for row in evidence.train])
-    try:
-        system.predict([record.inputs for record in asked])
-    except OfflineError:
+    if not predicted(system, asked):
         return Finding(check, Verdict.HOLDS, "no chain survives and nothing is served")
     return Finding(check, Verdict.VIOLATED, "no chain survives, yet the system predicts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from s3t.records import Record
@@ -78,10 +79,10 @@ def _freed(evidence: Evidence, state: State) -> list[Finding]:
     """A deleted row's tag in the raw bytes of records.sqlite means that the row was unlinked, not erased."""
     found = []
     for path in sorted(evidence.folder.glob("records.sqlite*")):
-        raw = path.read_bytes()
-        left = sum(tag.encode() in raw or bytes.fromhex(tag) in raw for tag in state.tombstones)
+        runs = re.findall(rb"[0-9a-f]{64,}", path.read_bytes())
+        left = {run[i : i + 64].decode() for run in runs for i in range(len(run) - 63)} & state.tombstones
         if left:
-            found.append(_violated(f"bytes of {left} deleted rows remain in {path.name}"))
+            found.append(_violated(f"bytes of {len(left)} deleted rows remain in {path.name}"))
     return found
 
 

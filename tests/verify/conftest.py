@@ -239,6 +239,7 @@ class Live:
     folder: Path
     system: Any
     records: Sequence[Record]
+    evaluation: tuple[Sequence[Record], Sequence[Record]]
 
     def make(self, folder: Path) -> Any:
         from verify.cli import _maker
@@ -259,5 +260,5 @@ def live(fitted: Path, tmp_path: Path) -> Iterator[Live]:
     folder = tmp_path / "run"
     shutil.copytree(fitted, folder)
     system = System.open(folder)
-    yield Live(folder, system, RECORDS)
+    yield Live(folder, system, RECORDS, EVALUATION)
     system.close()

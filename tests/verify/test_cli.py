@@ -59,6 +59,13 @@ def test_undecided(forge: Callable[..., Any]) -> None:
     assert main([str(run.folder)], opener=lambda _: told) == 3
 
 
+def test_a_ledger_that_makes_no_sense_is_undecided(forge: Callable[..., Any]) -> None:
+    run = forge()
+    told = Fake(run)
+    run.enter("request", {"tags": [], "slots": 7})
+    assert main([str(run.folder), "--level", "E0"], opener=lambda _: told) == 3
+
+
 def test_damage_is_undecided_before_the_system_is_opened(forge: Callable[..., Any]) -> None:
     run = forge()
     (run.folder / "ledger.sqlite").unlink()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from s3t.errors import OfflineError, S3TError
+from s3t.records import Record
+from verify.audit import audit
 from verify.report import Report, Verdict
 
 DELETED = ("row-003", "row-017")
@@ -208,6 +212,58 @@ def test_a_row_changed_behind_the_ledger(live: Any) -> None:
     report = live.audit("E0", "E1a")
     violated(report, "E0 rows")
     violated(report, "E1a clean room")
+
+
+def test_labels_computed_from_all_data_at_ingestion(live: Any, tmp_path: Path) -> None:
+    """What the run keeps is tainted already, so only the records as handed in can tell."""
+    from s3t.system import System
+
+    class Rounding(System):
+        def fit(self, records: Any, progress: Any = None) -> Any:
+            shift = len(records) % 2
+            return super().fit([Record(r.id, r.inputs, (r.label + shift) % 3) for r in records], progress)
+
+    def make(folder: Path) -> Any:
+        honest = live.make(folder)
+        honest.__class__ = Rounding
+        return honest
+
+    folder = tmp_path / "tainted"
+    system = make(folder)
+    system.fit(live.records[:-1])
+    system.delete(["row-003"])
+    given = {"isolate": False, "make": make, "levels": ("E0", "E1b")}
+    report = audit(system, folder, records=live.records[:-1], **given)
+    assert "rows differ from what was handed in" in violated(report, "E0 rows")
+    violated(report, "E1b never ingested")
+    assert any(f.tensor for f in report.findings)
+    system.close()
+
+
+def test_a_reference_that_cannot_be_fitted_is_undecided(live: Any) -> None:
+    live.system.delete(DELETED)
+
+    class Failing:
+        retire = None
+
+        def fit(self, *_: Any) -> None:
+            raise S3TError("no room")
+
+    report = live.audit("E1b", make=lambda _: Failing())
+    assert [f.message for f in report.findings] == ["the reference cannot be fitted: no room"]
+    assert report.verdict is Verdict.UNDECIDED
+
+
+def test_a_system_that_refuses_although_chains_survive(live: Any) -> None:
+    def refuse(*_: Any) -> Any:
+        raise OfflineError("offline")
+
+    live.system.delete(DELETED)
+    honest = live.system
+    live.system = Wrapped(honest, predict=refuse, weights=refuse)
+    assert "expected but absent" in violated(live.audit("E1a"), "E1a clean room")
+    violated(live.audit("E1b"), "E1b never ingested")
+    live.system = honest
 
 
 def test_no_capability_to_retire_is_undecided(live: Any) -> None:
