@@ -111,7 +111,7 @@ def train(
         classes=dataset.classes,
         seed=seed,
         data=dataset.name,
-        source=dataset.source,
+        source=dataset.source if Path(data).exists() else data,  # a name that the verifier can load again
         digest=dataset.digest,
         evaluation=(dataset.validation, dataset.test),
         allow_empty=allow_empty,
