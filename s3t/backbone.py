@@ -171,7 +171,8 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
         out = tokenizer(texts, pairs, truncation=True, max_length=min(max_length, limit))
         names = [field for field in tokenizer.model_input_names if field in out and field != "attention_mask"]
         return [
-            Encoded({field: list(out[field][i]) for field in names}, len(out["input_ids"][i])) for i in range(len(texts))
+            Encoded({field: list(out[field][i]) for field in names}, len(out["input_ids"][i]))
+            for i in range(len(texts))
         ]
 
     pad = {"input_ids": int(tokenizer.pad_token_id)}
@@ -207,5 +208,3 @@ def _tiny() -> Loaded:
         return rows
 
     return model, encode, {"input_ids": 0}, "crc32 words v1"
-
-

@@ -92,7 +92,9 @@ class ChainModel(nn.Module):
                 if any(isinstance(m, LoraLayer) and name in m.lora_A for m in layer.modules())
             }
             if carrying != set(stage.layers):
-                raise IsolationError(f"adapter {name!r} sits on layers {sorted(carrying)}, not on {sorted(stage.layers)}")
+                raise IsolationError(
+                    f"adapter {name!r} sits on layers {sorted(carrying)}, not on {sorted(stage.layers)}"
+                )
 
     def _bare(self) -> nn.Module:
         bare: nn.Module = self.body.base_model.model if isinstance(self.body, PeftModel) else self.body

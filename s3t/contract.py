@@ -104,7 +104,7 @@ class ServedChain:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What everything served now depends on. ``stray``: ids read during training outside any node, if observed."""
+    """What everything served now depends on. ``stray``: ids (or keyed tags of ids) read outside any node, if observed."""
 
     system: str
     claim: Claim

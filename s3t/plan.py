@@ -46,7 +46,9 @@ class Plan:
         if len(self.stages) != self.layout.slices:
             raise LayoutError(f"{len(self.stages)} stages do not fit {self.layout.slices} slices; give one per slice")
         if len(set(self.orders)) != len(self.orders) or len(self.orders) != self.layout.budget:
-            raise LayoutError(f"{len(self.orders)} orders for budget {self.layout.budget}; give that many distinct orders")
+            raise LayoutError(
+                f"{len(self.orders)} orders for budget {self.layout.budget}; give that many distinct orders"
+            )
         for order in self.orders:
             if sorted(order) != list(range(self.layout.slices)):
                 raise LayoutError(f"order {order} is not a permutation of the slices 0..{self.layout.slices - 1}")
@@ -56,7 +58,9 @@ class Plan:
         layout = replace(self.layout, budget=budget)
         orders = tuple(cyclic(layout.slices, budget))
         if orders[: len(self.orders)] != self.orders and self.orders[:budget] != orders:
-            raise LayoutError(f"a plan with its own orders cannot be extended to budget {budget}; only cyclic orders can")
+            raise LayoutError(
+                f"a plan with its own orders cannot be extended to budget {budget}; only cyclic orders can"
+            )
         return replace(self, layout=layout, orders=orders)
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +85,9 @@ def top_down_blocks(layers: int, slices: int) -> list[tuple[int, ...]]:
     Raises LayoutError if there are more slices than layers. Source: arXiv 2406.16257, section 3.2.
     """
     if slices > layers:
-        raise LayoutError(f"slices={slices} exceeds the model's {layers} layers; a block needs a layer, so give 1..{layers}")
+        raise LayoutError(
+            f"slices={slices} exceeds the model's {layers} layers; a block needs a layer, so give 1..{layers}"
+        )
     size = layers // slices
     return [tuple(range(layers - size * (i + 1), layers - size * i)) for i in range(slices)]
 

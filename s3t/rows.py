@@ -49,7 +49,12 @@ class RecordStore:
 
     @staticmethod
     def create(
-        path: Path, key: bytes, layout: Layout, train: Sequence[Record], validation: Sequence[Record], test: Sequence[Record]
+        path: Path,
+        key: bytes,
+        layout: Layout,
+        train: Sequence[Record],
+        validation: Sequence[Record],
+        test: Sequence[Record],
     ) -> RecordStore:
         """Ingest all splits; only training records get a slot. Every record gets a fresh random salt."""
         db = sqlite3.connect(path)
@@ -93,7 +98,7 @@ class RecordStore:
 
     def commitments(self) -> list[str]:
         """Return the commitments of all training records, sorted."""
-        query = "SELECT \"commitment\" FROM records WHERE split = 'train' ORDER BY \"commitment\""
+        query = 'SELECT "commitment" FROM records WHERE split = \'train\' ORDER BY "commitment"'
         return [value for (value,) in self._db.execute(query)]
 
     def ids(self, split: str) -> list[str]:

@@ -1,0 +1,181 @@
+"""The build: train whatever the plan misses, one node at a time, each from its own rows and its parent alone.
+
+A finished node is on disk and in the ledger before the next one starts, so an interrupted build goes on where it stopped.
+A deletion that arrives while a node trains wins: the node is thrown away and trained again without the record.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from s3t.backbone import Backbone, environment
+from s3t.blocks import ModelState, lora_config
+from s3t.contract import Cost, Progress
+from s3t.digests import tensors_digest
+from s3t.facts import Facts
+from s3t.graph import Node, batches, node_key, seed
+from s3t.ledger import Superseded
+from s3t.partition import tag
+from s3t.plan import Plan, Stage
+from s3t.records import canonical_json, sha256
+from s3t.rows import ObservedRows, StoredRow
+from s3t.runs import Run
+from s3t.selection import Chain
+from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
+from s3t.training import Row, Seeds, Trained, train_node
+
+
+class Builder:
+    """Trains missing nodes of one run. Its small steps are methods, so that planted leaks can replace one at a time."""
+
+    def __init__(self, run: Run, backbone: Backbone, facts: Facts) -> None:
+        self.run = run
+        self.backbone = backbone
+        self.facts = facts
+        self.rows = ObservedRows(run.records)
+        self.environment = environment(backbone.device)
+
+    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
+        """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too."""
+        total, done = Cost(), 0
+        with self.run.building():
+            sweep(self.run, self.facts)
+            while missing := self.facts.missing():
+                node = missing[0]
+                if progress:
+                    progress(done, done + len(missing), node.name)
+                try:
+                    total += self.train(node, down=down)
+                    done += 1
+                except Superseded:
+                    pass
+                self.facts.update()
+            if progress:
+                progress(done, done, "done")
+            if self.rows.stray:
+                self.run.ledger.append("stray", {"tags": sorted(tag(self.run.key, i) for i in self.rows.stray)})
+                self.rows.stray.clear()
+        return total
+
+    def train(self, node: Node, *, down: bool) -> Cost:
+        """Train and record one node. Superseded if a deletion hit its slots meanwhile."""
+        started, since = time.perf_counter(), self.run.ledger.head()
+        config, plan = self.run.config, self.facts.plan
+        stage, parent = self.stage(plan, node), self.facts.alive[node.parent] if node.parent else None
+        with self.rows.observing() as reads:
+            stored = self.node_rows(plan, node)
+            trained = self.run_kernel(plan, node, stored)
+        key = node_key(
+            node,
+            parent.key if parent else None,
+            [row.commitment for row in stored],
+            stage,
+            config.recipe,
+            config.seed,
+            config.model["digest"],
+            config.kernel,
+            self.environment,
+        )
+        files = self.files(stage, trained, sorted(reads))
+        cost = Cost(
+            nodes=1,
+            record_passes=trained.record_passes,
+            layer_passes=trained.layer_passes,
+            optimizer_steps=trained.optimizer_steps,
+            bytes=sum(map(len, files.values())),
+            seconds=(elapsed := time.perf_counter() - started),
+            down_seconds=elapsed if down else 0.0,
+        )
+        body: dict[str, Any] = {
+            "key": key,
+            "shard": node.shard,
+            "prefix": list(node.prefix),
+            "parent": parent.key if parent else None,
+            "rows": len(stored),
+            "tensors": tensors_digest(trained.adapter),
+            "head": tensors_digest(trained.head),
+            "reads": sha256(files[READS]),
+            "files": {name: sha256(content) for name, content in files.items()},
+            "environment": self.environment,
+            "cost": asdict(cost),
+        }
+        self.run.nodes.write(key, files, lambda: self._record(body, since))
+        return cost
+
+    def _record(self, body: dict[str, Any], since: int) -> None:
+        self.run.ledger.append_trained(body, since)
+
+    def stage(self, plan: Plan, node: Node) -> Stage:
+        """Return what this node trains."""
+        return plan.stages[len(node.prefix) - 1]
+
+    def node_rows(self, plan: Plan, node: Node) -> list[StoredRow]:
+        """Read the node's retained rows: those of all slices of its prefix, or of its last slice alone."""
+        pieces = node.prefix if plan.cumulative else node.prefix[-1:]
+        return self.rows.read([(node.shard, piece) for piece in pieces])
+
+    def seeds(self, node: Node) -> Seeds:
+        """Return the node's seeds, from its identity."""
+        of = self.run.config.seed
+        return Seeds(seed(of, node, "adapter"), seed(of, node, "head"), seed(of, node, "dropout"))
+
+    def parent_state(self, plan: Plan, node: Node) -> ModelState | None:
+        """Load what the stages before left: all their adapters, and the head of the last of them."""
+        if node.parent is None:
+            return None
+        ancestors = tuple(self.facts.alive[Node(node.shard, node.prefix[:i])] for i in range(1, len(node.prefix)))
+        return load_state(self.run, plan, Chain(node.shard, 0, ancestors))
+
+    def batches(self, plan: Plan, node: Node, ids: list[str], lengths: list[int]) -> list[list[int]]:
+        """Return the node's batches in training order."""
+        recipe, config = self.run.config.recipe, self.run.config
+        return batches(ids, lengths, self.stage(plan, node).epochs, recipe, seed(config.seed, node, "batches"))
+
+    def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
+        """Encode the rows and hand everything to the numeric kernel."""
+        config = self.run.config
+        encoded = self.backbone.encode([row.record.inputs for row in stored], config.recipe.max_length)
+        rows = [Row(e, row.record.label) for e, row in zip(encoded, stored, strict=True)]
+        order = self.batches(plan, node, [row.record.id for row in stored], [e.length for e in encoded])
+        return train_node(
+            self.backbone,
+            plan.stages[: len(node.prefix)],
+            self.parent_state(plan, node),
+            rows,
+            order,
+            config.recipe,
+            self.seeds(node),
+            len(config.classes),
+        )
+
+    def files(self, stage: Stage, trained: Trained, reads: list[str]) -> dict[str, bytes]:
+        """Return the node's folder as bytes by file name: a standard PEFT adapter, the head, and the observed reads."""
+        out = {
+            ADAPTER[stage.kind]: tensor_bytes(trained.adapter),
+            HEAD: tensor_bytes(trained.head),
+            READS: canonical_json(reads),
+        }
+        if stage.kind == "lora":
+            raw = lora_config(stage, self.backbone, self.run.config.recipe).to_dict()
+            raw |= {"base_model_name_or_path": self.backbone.name, "inference_mode": True}
+            out[CONFIG] = json.dumps(raw, indent=1, sort_keys=True, default=sorted).encode()
+        return out
+
+
+def load_state(run: Run, plan: Plan, chain: Chain) -> ModelState:
+    """Load a chain from the store, every file checked by digest: the last tensors of each adapter, the last head."""
+    adapters = {}
+    for stage, fact in zip(plan.stages, chain.nodes, strict=False):
+        adapters[stage.adapter] = (fact, ADAPTER[stage.kind])
+    tensors = {a: run.nodes.tensors(fact.key, file, fact.files[file]) for a, (fact, file) in adapters.items()}
+    last = chain.nodes[-1]
+    return ModelState(tensors, run.nodes.tensors(last.key, HEAD, last.files[HEAD]))
+
+
+def sweep(run: Run, facts: Facts) -> None:
+    """Erase every folder below the store that no surviving node owns. Only under the build lock."""
+    facts.update()
+    run.nodes.erase(run.nodes.keys() - facts.live_keys())

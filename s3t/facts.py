@@ -1,0 +1,66 @@
+"""The ledger's facts as a running view: which nodes survive, which were dropped, what budget holds. No torch.
+
+Reading on from the last seen entry is cheap, so a view is brought up to date before every use; a deletion that another
+process acknowledged is therefore seen by the next prediction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from s3t.contract import Cost, Slot
+from s3t.graph import Node, nodes
+from s3t.ledger import Ledger
+from s3t.plan import Plan
+from s3t.selection import Chain, TrainedNode, served, survivors
+
+
+class Facts:
+    """A view of one ledger under one plan. Call :meth:`update` before reading the attributes."""
+
+    def __init__(self, ledger: Ledger, plan: Plan) -> None:
+        self._ledger = ledger
+        self._seen = 0
+        self._trained: list[TrainedNode] = []
+        self.plan = plan
+        self.cost = Cost()
+        self.hits: dict[Slot, int] = {}
+        self.alive: dict[Node, TrainedNode] = {}
+
+    def update(self) -> bool:
+        """Read new facts; return whether there were any."""
+        head = self._ledger.head()
+        if head == self._seen:
+            return False
+        for entry in self._ledger.entries("train", self._seen):
+            self._trained.append(trained_node(entry.seq, entry.body))
+            self.cost += Cost(**{f.name: entry.body["cost"].get(f.name, 0) for f in fields(Cost)})
+        for entry in self._ledger.entries("extend", self._seen):
+            self.plan = self.plan.with_budget(entry.body["budget"])
+        self.hits = self._ledger.hits()
+        self.alive = survivors(self._trained, self.hits)
+        self._seen = head
+        return True
+
+    def chains(self) -> dict[int, Chain]:
+        """Return the chain that each live shard serves."""
+        return served(self.plan, self.alive)
+
+    def missing(self) -> list[Node]:
+        """Return the plan's nodes that are not trained or no longer valid, parents first."""
+        return [node for node in nodes(self.plan) if node not in self.alive]
+
+    def live_keys(self) -> set[str]:
+        """Return the keys of all surviving nodes."""
+        return {fact.key for fact in self.alive.values()}
+
+    def dropped_keys(self) -> set[str]:
+        """Return the keys of all nodes ever trained that do not survive."""
+        return {fact.key for fact in self._trained} - self.live_keys()
+
+
+def trained_node(seq: int, body: dict[str, Any]) -> TrainedNode:
+    """Return the fact that a ``train`` entry states."""
+    node = Node(body["shard"], tuple(body["prefix"]))
+    return TrainedNode(seq, node, body["key"], body["parent"], body["rows"], body["files"])

@@ -1,0 +1,102 @@
+"""Deletion requests on a run: resolved, made durable, rows erased; and their completion after a crash. No torch.
+
+The ledger comes first: once a request is in it, the deletion holds, whatever happens next (SPEC section 3).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from s3t.contract import Slot
+from s3t.errors import RecordError, RunError
+from s3t.facts import Facts
+from s3t.partition import tag
+from s3t.records import Record
+from s3t.runs import Run
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as the ledger has it. ``fresh``: ids deleted by it; ``already``: ids deleted before."""
+
+    name: str
+    fresh: tuple[str, ...]
+    already: tuple[str, ...]
+    slots: tuple[Slot, ...]
+
+
+def delete(run: Run, ids: Sequence[str]) -> Request:
+    """Record the deletion of ``ids`` as one atomic fact, then erase their rows.
+
+    RecordError for an unknown id or one of a never-deletable split; nothing has changed then. If every id was deleted
+    before, no fact is added and the name is empty.
+    """
+    while True:
+        fresh, already, slots = _resolve(run, ids)
+        if not fresh:
+            return Request("", (), tuple(already), ())
+        tags = [tag(run.key, record_id) for record_id in fresh]
+        body = {"tags": sorted(tags), "slots": [list(place) for place in slots]}
+        try:
+            seq = run.ledger.append_request(body, tags, slots)
+        except sqlite3.IntegrityError:  # another process deleted one of them meanwhile: look again
+            continue
+        run.records.erase(tags)
+        return Request(run.ledger.entry(seq).body["request"], tuple(fresh), tuple(already), tuple(slots))
+
+
+def retire(run: Run, slots: Iterable[Slot]) -> Request:
+    """Record that whole slots are dropped without deleting a record. RecordError for a slot that does not exist."""
+    chosen, layout = sorted(set(slots)), run.config.plan.layout
+    for shard, piece in chosen:
+        if not (0 <= shard < layout.shards and 0 <= piece < layout.slices):
+            raise RecordError(
+                f"slot {(shard, piece)} does not exist; shards run 0..{layout.shards - 1}, slices 0..{layout.slices - 1}"
+            )
+    seq = run.ledger.append_request({"tags": [], "slots": [list(place) for place in chosen]}, (), chosen)
+    return Request(run.ledger.entry(seq).body["request"], (), (), tuple(chosen))
+
+
+def recover(run: Run, facts: Facts) -> None:
+    """Complete acknowledged deletions that a crash cut short: rows, then nodes."""
+    if run.records.count("train") != created_rows(run) - run.ledger.tombstones():
+        run.records.erase([t for entry in run.ledger.entries("request") for t in entry.body["tags"]])
+    facts.update()
+    run.nodes.erase(facts.dropped_keys() & run.nodes.keys())
+
+
+def created_rows(run: Run) -> int:
+    """Return the number of training records that the run was made with."""
+    return int(next(run.ledger.entries("create")).body["rows"])
+
+
+def check_holds(run: Run, records: Sequence[Record]) -> None:
+    """Raise RunError unless ``records`` are the training records that the run was made with, deleted ones included."""
+    for record in records:
+        marker = tag(run.key, record.id)
+        if run.records.place(marker) is None and run.ledger.tombstone(marker) is None:
+            raise RunError(f"{run.path} was made with other data: it never held record {record.id!r}")
+    if len(records) != created_rows(run):
+        raise RunError(f"{run.path} was made with {created_rows(run)} training records, not {len(records)}")
+
+
+def _resolve(run: Run, ids: Sequence[str]) -> tuple[list[str], list[str], list[Slot]]:
+    fresh, already, slots = [], [], set()
+    for record_id in dict.fromkeys(ids):
+        marker = tag(run.key, record_id)
+        if run.ledger.tombstone(marker) is not None:
+            already.append(record_id)
+            continue
+        place = run.records.place(marker)
+        if place is None:
+            raise RecordError(
+                f"record {record_id!r} is not in this system, so nothing was deleted; "
+                f"it holds {run.records.count('train')} training records"
+            )
+        if place[1] is None:
+            raise RecordError(f"record {record_id!r} belongs to the {place[0]} split, which is never trained on")
+        fresh.append(record_id)
+        slots.add(place[1])
+    return fresh, already, sorted(slots)

@@ -1,0 +1,162 @@
+"""The run folder: creating it in one step, opening it, its configuration, its lock, its recovery. No torch.
+
+A run is made under a temporary name beside its place and renamed, so it exists whole or not at all. Opening completes
+what a crash cut short: erasures of deleted rows and dropped nodes, and half-written nodes (docs/DERIVATION.md, "Run folder").
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s3t.errors import BusyError, RunError, S3TError
+from s3t.graph import FORMAT
+from s3t.ledger import Ledger
+from s3t.plan import Plan
+from s3t.records import Recipe, Record, sha256
+from s3t.rows import RecordStore
+from s3t.store import NodeStore, no_space, sync_folder
+
+CONFIG, KEY, LEDGER, RECORDS, NODES = "run.json", "secret.key", "ledger.sqlite", "records.sqlite", "nodes"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a run was made with; stored whole as run.json and never changed."""
+
+    plan: Plan
+    recipe: Recipe
+    model: dict[str, Any]
+    data: dict[str, Any]
+    seed: int
+    kernel: str
+    version: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The declared classes, in the order of labels."""
+        return tuple(self.data["classes"])
+
+    def to_bytes(self) -> bytes:
+        """Return the content of run.json."""
+        raw = {
+            "format": FORMAT,
+            "s3t": self.version,
+            "kernel": self.kernel,
+            "plan": self.plan.to_json(),
+            "recipe": self.recipe.to_json(),
+            "model": self.model,
+            "data": self.data,
+            "seed": self.seed,
+        }
+        return json.dumps(raw, indent=1, sort_keys=True, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> RunConfig:
+        """Read run.json. RunError if it is damaged or of another format version."""
+        try:
+            raw = json.loads(content)
+            version = raw["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{where}/{CONFIG} is not a run's configuration ({error}); was it edited?") from error
+        if version != FORMAT:
+            raise RunError(
+                f"{where} was made by another version (format {version!r}, s3t {raw.get('s3t')!r}); this one reads format "
+                f"{FORMAT}. Use that version, or train anew"
+            )
+        try:
+            plan, recipe = Plan.from_json(raw["plan"]), Recipe.from_json(raw["recipe"])
+            return cls(plan, recipe, raw["model"], raw["data"], raw["seed"], raw["kernel"], raw["s3t"])
+        except (KeyError, TypeError, S3TError) as error:
+            raise RunError(f"{where}/{CONFIG} is damaged ({error}); restore it from a copy") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder: configuration, slot key, and the three stores."""
+
+    path: Path
+    config: RunConfig
+    key: bytes
+    ledger: Ledger
+    records: RecordStore
+    nodes: NodeStore
+
+    def close(self) -> None:
+        """Close the databases."""
+        self.ledger.close()
+        self.records.close()
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Hold the run's build lock; it ends with the process, however that ends. BusyError if another holds it."""
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(f"{self.path} is being trained or refreshed by another process; wait for it") from error
+            yield
+        finally:
+            os.close(handle)
+
+
+def create(
+    path: Path,
+    config: RunConfig,
+    key: bytes,
+    train: Sequence[Record],
+    evaluation: tuple[Sequence[Record], Sequence[Record]],
+) -> None:
+    """Make a run folder with its records ingested and committed to, before any training.
+
+    RunError if ``path`` exists or the disk is full; nothing is left behind then.
+    """
+    if path.exists():
+        raise RunError(f"{path} exists already and is not a run; choose another folder")
+    staging = path.parent / f".{path.name}.partial"
+    with no_space(path.parent if path.parent.exists() else Path()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            staging.mkdir()
+            (staging / NODES).mkdir()
+            (staging / CONFIG).write_bytes(config.to_bytes())
+            secret = os.open(staging / KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(secret, "w") as file:
+                file.write(key.hex())
+            records = RecordStore.create(staging / RECORDS, key, config.plan.layout, train, *evaluation)
+            ledger = Ledger.create(staging / LEDGER)
+            root = sha256("\n".join(records.commitments()).encode())
+            ledger.append("create", {"run": sha256(config.to_bytes()), "rows": len(train), "root": root})
+            records.close()
+            ledger.close()
+            staging.rename(path)
+            sync_folder(path.parent)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def open_run(path: Path) -> Run:
+    """Open a run folder. RunError says what is missing, damaged, or of another version."""
+    if not path.is_dir():
+        raise RunError(f"there is no run at {path}; train one with `s3t train {path}`")
+    for name in (CONFIG, KEY, LEDGER, RECORDS, NODES):
+        if not (path / name).exists():
+            raise RunError(f"{path} is not a whole run: {name} is missing; train anew, or restore it from a copy")
+    content = (path / CONFIG).read_bytes()
+    config = RunConfig.from_bytes(content, str(path))
+    ledger = Ledger(path / LEDGER)
+    created = next(ledger.entries("create"), None)
+    if created is None or created.body["run"] != sha256(content):
+        raise RunError(f"{path}/{CONFIG} is not the configuration that the ledger was opened with; restore it")
+    key = bytes.fromhex((path / KEY).read_text().strip())
+    return Run(path, config, key, ledger, RecordStore(path / RECORDS), NodeStore(path / NODES))

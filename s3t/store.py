@@ -1,0 +1,135 @@
+"""Content-addressed store of trained nodes: one folder per key, in PEFT's adapter format, safetensors only.
+
+A node appears whole or not at all: it is written under a temporary name, synchronised, then renamed. Every file is
+checked against the digest in the ledger before it is used; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from s3t.errors import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ADAPTER = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
+"""File of a stage's trained tensors by the stage's kind."""
+HEAD = "head.safetensors"
+CONFIG = "adapter_config.json"
+READS = "reads.json"
+_PARTIAL = ".partial-"
+
+
+class NodeStore:
+    """Folders of trained nodes below ``root``, by key."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self, key: str, files: Mapping[str, bytes], before_commit: Callable[[], None]) -> None:
+        """Store ``files`` of node ``key``, then call ``before_commit``; whatever it raises undoes the write.
+
+        Raises RunError if the disk is full; nothing is left behind then.
+        """
+        partial, final = self.root / f"{_PARTIAL}{key}", self.root / key
+        _remove(partial)
+        try:
+            with no_space(self.root):
+                partial.mkdir()
+                for name, content in files.items():
+                    _write_synced(partial / name, content)
+                _remove(final)
+                partial.rename(final)
+                sync_folder(self.root)
+            before_commit()
+        except BaseException:
+            _remove(partial)
+            _remove(final)
+            raise
+
+    def read(self, key: str, name: str, digest: str) -> bytes:
+        """Return file ``name`` of node ``key``. RunError if it is missing or does not have the SHA-256 ``digest``."""
+        try:
+            content = (self.root / key / name).read_bytes()
+        except OSError as error:
+            raise RunError(f"node {key[:12]} has lost its file {name} ({error.strerror}); run `s3t refresh`") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != digest:
+            raise RunError(
+                f"node {key[:12]}: {name} has sha256 {found[:12]}, the ledger says {digest[:12]}; it is damaged"
+            )
+        return content
+
+    def tensors(self, key: str, name: str, digest: str) -> dict[str, Tensor]:
+        """Return the tensors of a safetensors file, checked as in :meth:`read`."""
+        from safetensors.torch import load
+
+        return load(self.read(key, name, digest))
+
+    def keys(self) -> set[str]:
+        """Return the names of all folders, half-written ones included."""
+        return {path.name for path in self.root.iterdir()}
+
+    def erase(self, keys: set[str]) -> None:
+        """Erase the folders of ``keys``; those already gone are fine."""
+        for key in keys:
+            _remove(self.root / key)
+        if keys:
+            sync_folder(self.root)
+
+    def bytes(self) -> int:
+        """Return the bytes of all stored files."""
+        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return ``tensors`` as the bytes of a safetensors file with PEFT's metadata."""
+    from safetensors.torch import save
+
+    return save(dict(tensors), metadata={"format": "pt"})
+
+
+@contextmanager
+def no_space(where: Path) -> Iterator[None]:
+    """Turn a full disk into one RunError that says how much is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(where).free
+        raise RunError(
+            f"no space left for the run ({free} bytes free); free some and give the same command again: "
+            "what is finished is kept"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    elif path.exists():
+        path.unlink()

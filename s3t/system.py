@@ -1,0 +1,363 @@
+"""The one place where everything composes into an unlearning system; S3T is the system with S3T's plan.
+
+Nothing heavy is imported before it is needed: deleting and asking for the status load neither torch nor the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s3t import requests, runs
+from s3t.contract import Claim, Cost, NodeFacts, Progress, Provenance, Receipt, ServedChain, Slot
+from s3t.errors import DataError, LayoutError, RunError
+from s3t.facts import Facts
+from s3t.partition import KEY_BYTES, slot
+from s3t.plan import Plan, s3t_plan
+from s3t.records import Inputs, Layout, Recipe, Record, check_unique
+from s3t.runs import Run, RunConfig
+from s3t.status import Status, describe_status
+from s3t.store import READS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from s3t.backbone import Backbone
+    from s3t.building import Builder
+    from s3t.serving import Serving
+
+Evaluation = tuple[Sequence[Record], Sequence[Record]]
+"""Never-deletable records kept with a run: validation, test."""
+
+
+class System:
+    """An unlearning system in a run folder; implements :class:`s3t.contract.UnlearningSystem` for any plan."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        config: RunConfig,
+        *,
+        key: bytes | None = None,
+        evaluation: Evaluation = ((), ()),
+        backbone: Backbone | None = None,
+        allow_empty: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.config = config
+        self._key = key
+        self._evaluation = evaluation
+        self._backbone = backbone
+        self._allow_empty = allow_empty
+        self._run: Run | None = None
+        self._facts: Facts | None = None
+        self._serving: Serving | None = None
+        self._forward_passes = 0
+
+    @staticmethod
+    def create(
+        run: Path | str,
+        plan: Plan,
+        recipe: Recipe,
+        *,
+        model: str | Backbone,
+        classes: Sequence[str],
+        seed: int = 0,
+        key: bytes | None = None,
+        data: str = "",
+        source: str = "",
+        digest: str = "",
+        evaluation: Evaluation = ((), ()),
+        allow_empty: bool = False,
+    ) -> System:
+        """Describe a system with ``plan``; nothing is written before :meth:`fit`.
+
+        ``key``: the secret slot key (32 bytes), random by default. ``evaluation``: never-deletable validation and test
+        records kept with the run. Raises ModelError for an unknown model, LayoutError if the plan's layers do not fit it.
+        """
+        backbone = _backbone(model)
+        about = {"name": data, "source": source, "digest": digest, "classes": list(classes)}
+        config = describe(plan, recipe, backbone, about, seed)
+        return System(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)
+
+    @staticmethod
+    def open(run: Path | str, backbone: Backbone | None = None) -> System:
+        """Open a trained run and complete what a crash cut short. RunError if it cannot be used."""
+        opened = runs.open_run(Path(run))
+        system = System(run, opened.config, backbone=backbone)
+        system._attach(opened)
+        return system
+
+    def close(self) -> None:
+        """Close the run's files."""
+        if self._run:
+            self._run.close()
+        self._run = self._facts = self._serving = None
+
+    # ---- the contract ----
+
+    def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
+        """Train on ``records``; given a run that exists with the same configuration, continue it.
+
+        Raises DataError for duplicate ids, a label outside the classes, or a slot without records (unless allowed),
+        RunError if the run was made otherwise; nothing is changed then.
+        """
+        check_unique(records)
+        for record in records:
+            if record.label >= len(self.config.classes):
+                raise DataError(
+                    f"record {record.id!r} has label {record.label}, but the declared classes are "
+                    f"{list(self.config.classes)}; declare its class or drop the record"
+                )
+        if self._run is None:
+            if self.path.exists():
+                self._continue()
+            else:
+                self._start(records)
+        requests.check_holds(self._opened()[0], records)
+        return self._build(progress)
+
+    def delete(self, ids: Sequence[str]) -> Receipt:
+        """Delete all ``ids`` as one atomic request: durable in the ledger, rows and nodes erased, before it returns.
+
+        No training and no forward pass happens, unless the plan is eager. RecordError for an unknown id or one of a
+        never-deletable split; nothing has changed then. Ids that are deleted already are reported as such.
+        """
+        started = time.perf_counter()
+        run, facts = self._opened()
+        facts.update()
+        before = facts.live_keys()
+        request = requests.delete(run, ids)
+        if not request.fresh:
+            return Receipt("", (), request.already, (), (), self._offline(), Cost())
+        dropped = self._drop(before)
+        cost = Cost(seconds=time.perf_counter() - started)
+        if self.config.plan.eager:
+            cost += self._build(None, down=True)
+        return Receipt(request.name, request.fresh, request.already, request.slots, dropped, self._offline(), cost)
+
+    def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
+        """Return scores of shape (len(inputs), classes) from the live shards. OfflineError if there is none."""
+        scores = self._served().predict(inputs)
+        self._forward_passes += len(inputs) * len(self._served().models)
+        return scores
+
+    def refresh(self, progress: Progress | None = None) -> Cost:
+        """Train the missing nodes on the retained records and swap them in."""
+        return self._build(progress)
+
+    def provenance(self) -> Provenance:
+        """Say what is served now, from the models in memory and the reads observed when their nodes were trained."""
+        run, facts = self._opened()
+        serving = self._served()
+        weights = serving.shard_weights()
+        chains = []
+        for shard, (chain, _) in sorted(serving.models.items()):
+            behind = []
+            for fact in chain.nodes:
+                reads = frozenset(json.loads(run.nodes.read(fact.key, READS, fact.files[READS])))
+                behind.append(
+                    NodeFacts(fact.node.name, fact.key, fact.node.shard, fact.node.prefix, fact.parent, reads)
+                )
+            chains.append(ServedChain(shard, chain.order, weights[shard], tuple(behind)))
+        stray = frozenset(t for entry in run.ledger.entries("stray") for t in entry.body["tags"])
+        claim: Claim = "non-interference" if facts.missing() else "retrained"
+        return Provenance(self.config.plan.method, claim, tuple(chains), self._offline(), stray)
+
+    def weights(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return the tensors that serve now, by node name and tensor name."""
+        return self._served().weights(self._opened()[1])
+
+    def cost(self) -> Cost:
+        """Return everything spent on this run so far."""
+        facts = self._opened()[1]
+        facts.update()
+        return facts.cost + Cost(forward_passes=self._forward_passes)
+
+    # ---- beyond the contract ----
+
+    def retire(self, slots: Iterable[Slot]) -> Receipt:
+        """Drop whole slots without deleting a record, as an operator may; durable like a deletion."""
+        run, facts = self._opened()
+        facts.update()
+        before = facts.live_keys()
+        request = requests.retire(run, slots)
+        return Receipt(request.name, (), (), request.slots, self._drop(before), self._offline(), Cost())
+
+    def extend(self, budget: int, progress: Progress | None = None) -> Cost:
+        """Raise the number of orders to ``budget`` and train only the nodes that this adds."""
+        run, facts = self._opened()
+        facts.update()
+        if budget < facts.plan.layout.budget:
+            raise RunError(f"budget={budget} is below the {facts.plan.layout.budget} orders that the run has already")
+        if budget > facts.plan.layout.budget:
+            facts.plan.with_budget(budget)
+            run.ledger.append("extend", {"budget": budget})
+        return self._build(progress)
+
+    def status(self) -> Status:
+        """Return how the run stands, from the ledger alone."""
+        return describe_status(*self._opened())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The declared classes, in the order of the columns of :meth:`predict`."""
+        return self.config.classes
+
+    @property
+    def key(self) -> bytes:
+        """The secret slot key; whoever holds it can aim deletions at slots."""
+        return self._opened()[0].key
+
+    def ids(self) -> list[str]:
+        """Return the ids of the retained training records, sorted."""
+        return self._opened()[0].records.ids("train")
+
+    def evaluation(self, split: str) -> list[Record]:
+        """Return the run's validation or test records, sorted by id."""
+        return self._opened()[0].records.evaluation(split)
+
+    # ---- inside ----
+
+    def _opened(self) -> tuple[Run, Facts]:
+        if self._run is None or self._facts is None:
+            raise RunError(f"{self.path} is not fitted yet; call fit first")
+        return self._run, self._facts
+
+    def _attach(self, run: Run) -> None:
+        self._run, self._facts = run, Facts(run.ledger, run.config.plan)
+        requests.recover(run, self._facts)
+
+    def _start(self, records: Sequence[Record]) -> None:
+        layout = self.config.plan.layout
+        key = self._key or secrets.token_bytes(KEY_BYTES)
+        empty = {(s, p) for s in range(layout.shards) for p in range(layout.slices)}
+        empty -= {slot(key, record.id, layout) for record in records}
+        if empty and not self._allow_empty:
+            raise DataError(
+                f"{len(empty)} of {layout.shards * layout.slices} slots have no record, slot {min(empty)} first "
+                f"({len(records)} records in all); use fewer shards or slices, or allow empty slices"
+            )
+        runs.create(self.path, self.config, key, records, self._evaluation)
+        self._attach(runs.open_run(self.path))
+
+    def _continue(self) -> None:
+        run = runs.open_run(self.path)
+        ours = dataclasses.replace(self.config, version=run.config.version)
+        if ours.to_bytes() != run.config.to_bytes():
+            differing = [
+                f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(run.config, f.name)
+            ]
+            run.close()
+            raise RunError(f"{self.path} was made with another {', '.join(differing)}; use that, or another folder")
+        if self._key is not None and self._key != run.key:
+            run.close()
+            raise RunError(f"{self.path} was made with another slot key; leave the key out, or use another folder")
+        self._attach(run)
+
+    def _drop(self, before: set[str]) -> tuple[str, ...]:
+        run, facts = self._opened()
+        facts.update()
+        dropped = before - facts.live_keys()
+        run.nodes.erase(dropped)
+        if self._serving:
+            self._serving.drop(facts)
+        return tuple(sorted(dropped))
+
+    def _offline(self) -> tuple[int, ...]:
+        _, facts = self._opened()
+        facts.update()
+        return tuple(s for s in range(self.config.plan.layout.shards) if s not in facts.chains())
+
+    def _loaded(self) -> Backbone:
+        if self._backbone is None:
+            self._backbone = _backbone(self.config.model["name"])
+        if self._backbone.digest != self.config.model["digest"]:
+            raise RunError(
+                f"base model {self.config.model['name']!r} is not the one this run was trained with (digest "
+                f"{self._backbone.digest[:12]}, expected {self.config.model['digest'][:12]}); restore the right one"
+            )
+        return self._backbone
+
+    def _builder(self, run: Run, facts: Facts) -> Builder:
+        from s3t.building import Builder
+
+        return Builder(run, self._loaded(), facts)
+
+    def _build(self, progress: Progress | None, *, down: bool = False) -> Cost:
+        from s3t.training import KERNEL
+
+        run, facts = self._opened()
+        if run.config.kernel != KERNEL:
+            raise RunError(f"{self.path} was trained by kernel {run.config.kernel!r}, this is {KERNEL!r}; train anew")
+        return self._builder(run, facts).build(progress, down=down)
+
+    def _serving_for(self, run: Run) -> Serving:
+        from s3t.serving import Serving
+
+        return Serving(run, self._loaded())
+
+    def _served(self) -> Serving:
+        run, facts = self._opened()
+        facts.update()
+        if self._serving is None:
+            self._serving = self._serving_for(run)
+        self._serving.sync(facts)
+        return self._serving
+
+
+def describe(plan: Plan, recipe: Recipe, backbone: Backbone, data: dict[str, Any], seed: int) -> RunConfig:
+    """Return the configuration of a new run. LayoutError if the plan names layers that the model does not have."""
+    import s3t
+    from s3t.training import KERNEL
+
+    beyond = [layer for stage in plan.stages for layer in stage.layers if layer >= backbone.layers]
+    if beyond:
+        raise LayoutError(
+            f"the plan names layer {beyond[0]}, but {backbone.name!r} has layers 0..{backbone.layers - 1}"
+        )
+    model = {name: getattr(backbone, name) for name in ("name", "digest", "layers", "hidden")}
+    about = {"name": "", "source": "", "digest": ""} | data
+    return RunConfig(plan, recipe, model, about, seed, KERNEL, s3t.__version__)
+
+
+def _backbone(model: str | Backbone) -> Backbone:
+    if not isinstance(model, str):
+        return model
+    from s3t.backbone import load
+
+    return load(model)
+
+
+class S3T(System):
+    """S3T in a run folder: LoRA blocks trained slice by slice, several orders per shard (arXiv 2406.16257).
+
+    ``S3T("runs/demo", Layout(shards=4, slices=3, budget=3), model="minilm", classes=data.classes)`` describes it;
+    ``fit`` trains it, ``S3T.open("runs/demo")`` opens it again. Raises LayoutError if there are more slices than layers.
+    """
+
+    def __init__(
+        self,
+        run: Path | str,
+        layout: Layout,
+        *,
+        classes: Sequence[str],
+        model: str | Backbone = "minilm",
+        recipe: Recipe | None = None,
+        seed: int = 0,
+        key: bytes | None = None,
+        evaluation: Evaluation = ((), ()),
+        allow_empty: bool = False,
+    ) -> None:
+        backbone, recipe = _backbone(model), recipe or Recipe()
+        plan = s3t_plan(layout, recipe, backbone.layers)
+        config = describe(plan, recipe, backbone, {"classes": list(classes)}, seed)
+        super().__init__(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)
