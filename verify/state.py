@@ -75,15 +75,6 @@ class State:
         ordered = sorted(prefixes, key=lambda p: (len(p), p))
         return [(shard, prefix) for shard in range(self.plan.shards) for prefix in ordered]
 
-    @property
-    def complete(self) -> bool:
-        """Whether every node of every order survives on its valid parent."""
-        return all(
-            len(longest(shard, order, self.survivors)) == len(order)
-            for shard in range(self.plan.shards)
-            for order in self.orders
-        )
-
 
 def node_name(shard: int, prefix: Prefix) -> str:
     """Return how findings name a node."""

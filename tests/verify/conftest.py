@@ -48,7 +48,6 @@ class Forge:
     test: Sequence[Record] = field(default_factory=lambda: make_records(3, "probe"))
     recipe: Recipe = field(default_factory=Recipe)
     entries: list[tuple[int, str, str, str, str]] = field(default_factory=list)
-    reads: dict[str, list[str]] = field(default_factory=dict)
 
     def write(self) -> Forge:
         """Write a complete run: everything trained, nothing deleted."""
