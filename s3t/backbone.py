@@ -149,7 +149,7 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
 
     from s3t.data import model_source
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source = str(model_source(name))
     attention = "sdpa" if device.type == "cpu" else "eager"
     try:
@@ -193,7 +193,7 @@ def _tiny() -> Loaded:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=64,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # type: ignore[call-arg]
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20240616)

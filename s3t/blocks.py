@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -97,8 +97,7 @@ class ChainModel(nn.Module):
                 )
 
     def _bare(self) -> nn.Module:
-        bare: nn.Module = self.body.base_model.model if isinstance(self.body, PeftModel) else self.body
-        return bare
+        return cast(nn.Module, self.body.base_model.model if isinstance(self.body, PeftModel) else self.body)
 
     def lora_layers(self, name: str) -> list[LoraLayer]:
         """Return the LoRA modules that carry adapter ``name``, in the order of the layers from the input side."""
@@ -108,7 +107,7 @@ class ChainModel(nn.Module):
         """Return the tensors that a stage with adapter ``name`` trains, besides the head."""
         if self.stages[name].kind == "full":
             return list(self.body.parameters())
-        return [p for m in self.lora_layers(name) for p in (m.lora_A[name].weight, m.lora_B[name].weight)]
+        return [p for module in self.lora_layers(name) for p in _pair(module, name)]
 
     def mount(self, state: ModelState) -> None:
         """Copy ``state`` into the model. IsolationError if its tensors are not exactly those of the adapters."""
@@ -142,7 +141,7 @@ class ChainModel(nn.Module):
             return
         generator = torch.Generator().manual_seed(seed)
         for module in self.lora_layers(name):
-            weight_a, weight_b = module.lora_A[name].weight, module.lora_B[name].weight
+            weight_a, weight_b = _pair(module, name)
             bound = weight_a.shape[1] ** -0.5
             fresh = (torch.rand(weight_a.shape, generator=generator) * 2 - 1) * bound
             weight_a.data.copy_(fresh)
@@ -167,6 +166,10 @@ def score(model: ChainModel, rows: Sequence[Encoded], batch_size: int = 64) -> T
             chosen = order[start : start + batch_size]
             out[chosen] = model(model.backbone.collate([rows[i] for i in chosen])).float().cpu()
     return out
+
+
+def _pair(module: LoraLayer, name: str) -> tuple[nn.Parameter, nn.Parameter]:
+    return cast(nn.Parameter, module.lora_A[name].weight), cast(nn.Parameter, module.lora_B[name].weight)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:
