@@ -5,24 +5,34 @@ results/SCHEMA.md documents every field. No host name and no path is ever writte
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
 import platform
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import pandas as pd
 from scipy.special import stdtrit
 
+from benchmarks.provenance import Header, Machine, header, machine
 from s3t.errors import DataError, did_you_mean
+
+__all__ = [
+    "Header",
+    "Machine",
+    "Row",
+    "RowSet",
+    "header",
+    "interval",
+    "latest",
+    "machine",
+    "read",
+    "write",
+]
 
 SCHEMA = 1
 QUESTIONS = ("capacity", "cost", "accuracy", "latency", "storage")
@@ -41,9 +51,9 @@ class Row:
     """One number (or the reason why there is none) with everything that is needed to read it.
 
     ``deletions``: how many deletions had happened, None where that makes no sense. ``low``, ``high``: interval at level
-    ``confidence``. ``n``: observations behind ``value``. ``seed`` None: over all seeds or independent of them. ``data`` and
-    ``model`` are empty where none was used. Raises DataError for a word not in the schema, a number of the wrong type or
-    not finite, "ok" without a value, or anything else without a reason.
+    ``confidence``. ``n``: observations behind ``value``. ``seed`` None: over all seeds or independent of them. ``data``
+    and ``model`` are empty where none was used. Raises DataError for a word not in the schema, a number of the wrong
+    type or not finite, "ok" without a value, or anything else without a reason.
     """
 
     question: Literal["capacity", "cost", "accuracy", "latency", "storage"]
@@ -103,36 +113,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What ran the benchmark. ``gpu``: the one torch saw, None without; versions are None where not installed."""
-
-    cpu: str
-    cores: int
-    gpu: str | None
-    os: str
-    python: str
-    torch: str | None
-    transformers: str | None
-    peft: str | None
-    threads: int | None
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Header:
-    """When, of which commit and on what. ``dirty``: changed or new files outside results/, or no commit known.
-
-    ``commit_source``: "git", "environment" (S3T_COMMIT, for copies without .git) or "none".
-    """
-
-    date: str
-    commit: str
-    dirty: bool
-    commit_source: str
-    machine: Machine
-
-
-@dataclass(frozen=True)
 class RowSet:
     """The rows of one run of one question at one profile. Raises DataError if there are none, or of several."""
 
@@ -143,32 +123,6 @@ class RowSet:
         found = sorted({(row.question, row.profile) for row in self.rows})
         if len(found) != 1:
             raise DataError(f"a row set answers one question at one profile, not {found}; failed runs have rows too")
-
-
-def machine(dtype: str = "float32") -> Machine:
-    """Describe this machine. Never imports torch: threads and GPU are known only if the benchmark has loaded it."""
-    torch = sys.modules.get("torch")
-    gpu = torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(
-        cpu=_cpu(),
-        cores=cores,
-        gpu=gpu,
-        os=" ".join(filter(None, (platform.system(), platform.machine(), *platform.libc_ver()))),
-        python=platform.python_version(),
-        torch=str(torch.__version__) if torch is not None else _version("torch"),
-        transformers=_version("transformers"),
-        peft=_version("peft"),
-        threads=torch.get_num_threads() if torch is not None else None,
-        dtype=dtype,
-    )
-
-
-def header(dtype: str = "float32", root: Path | None = None) -> Header:
-    """Return the header of a run that happens now, from the git checkout at ``root`` (the working directory)."""
-    date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    commit, dirty, source = _commit(root or Path.cwd())
-    return Header(date, commit, dirty, source, machine(dtype))
 
 
 def write(rowset: RowSet, folder: Path) -> Path:
@@ -193,7 +147,7 @@ def write(rowset: RowSet, folder: Path) -> Path:
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """Return all rows in ``folder``, one line each, with the header's and the machine's fields and ``file`` beside them.
+    """Return all rows in ``folder``, one line each, with header, machine and ``file`` beside them.
 
     Raises DataError, naming the file, for a missing folder, damaged JSON, another schema, or unknown or missing keys.
     """
@@ -247,6 +201,8 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 def _parse(path: Path) -> RowSet:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        if unknown := sorted(set(raw) - {"header", "rows"}):
+            raise DataError(f"unknown top-level keys {unknown}")
         for row in raw["rows"]:
             if row.get("schema") != SCHEMA:
                 raise DataError(f"schema {row.get('schema')!r} is unknown: this version reads {SCHEMA}")
@@ -266,36 +222,6 @@ def _build(kind: type[_T], raw: Mapping[str, Any]) -> _T:
     if missing:
         raise DataError(f"{kind.__name__} lacks {missing}")
     return kind(**raw)
-
-
-def _commit(root: Path) -> tuple[str, bool, str]:
-    """Return (commit, dirty, source). A checkout counts only if it tracks this very module."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
-
-    try:
-        git("ls-files", "--error-unmatch", ":/benchmarks/rows.py")
-        changes = git("status", "--porcelain", "--", ":/", ":(exclude,top)results")
-        return git("rev-parse", "HEAD").strip(), bool(changes.strip()), "git"
-    except (OSError, subprocess.CalledProcessError):
-        match = re.fullmatch(r"([0-9a-f]{40})(-dirty)?", os.environ.get("S3T_COMMIT", ""))
-        return (match[1], match[2] is not None, "environment") if match else ("unknown", True, "none")
-
-
-def _cpu() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _scrub(reason: str) -> str:
