@@ -1,0 +1,38 @@
+"""One workbench per session; its rows are written and shown as a table when the benchmarks end, failed ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.profiles import PROFILES
+from benchmarks.workbench import Workbench
+
+ROWS = pytest.StashKey[list[Path]]()
+RESULTS = Path(__file__).resolve().parent.parent / "results" / "rows"
+
+
+@pytest.fixture(scope="session")
+def bench(
+    request: pytest.FixtureRequest, profile: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workbench]:
+    """Return the session's workbench; writes its rows to ``--rows`` at the end."""
+    workbench = Workbench(PROFILES[profile], tmp_path_factory.mktemp("benchmarks"))
+    yield workbench
+    if workbench.rows:
+        folder = Path(request.config.getoption("--rows") or RESULTS)
+        request.config.stash[ROWS] = workbench.write(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the comparison table of what this session measured."""
+    files = config.stash.get(ROWS, [])
+    if files:
+        from benchmarks.rows import read
+        from benchmarks.table import render
+
+        frame = read(files[0].parent)
+        terminalreporter.write_line(render(frame[frame["file"].isin([path.name for path in files])]))
+        terminalreporter.write_line(f"{len(files)} row sets written; figures: s3t plot")

@@ -1,0 +1,123 @@
+"""How large the benchmarks are: smoke (CI, tiny random model), quick (default), full (hours).
+
+Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from s3t.records import Recipe
+
+LORA = Recipe()
+FULL = Recipe(lr=1e-4, head_lr=1e-3)
+"""Full fine-tuning wants a smaller step than LoRA."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One size of the benchmarks.
+
+    ``limits``: training, validation and test records used (None: all). ``cases``: (method, budget) pairs whose life is
+    measured; ``healthy``: pairs measured before deletions only, being too dear for more here. ``checkpoints``: numbers of
+    deletions after which accuracy is measured. ``individually``: deletions that eager methods execute one by one, before
+    the rest are batched up to each checkpoint (by exactness the model is the same; the cost of the rest is derived).
+    ``streams``: deletion streams per budget in the capacity measurement; ``trials``: simulated lives per cell.
+    """
+
+    name: str
+    model: str
+    data: tuple[str, ...]
+    limits: tuple[int, int, int] | None
+    shards: int
+    slices: int
+    seeds: tuple[int, ...]
+    cases: tuple[tuple[str, int], ...]
+    healthy: tuple[tuple[str, int], ...]
+    checkpoints: tuple[int, ...]
+    individually: int
+    streams: int
+    trials: int
+    rounds: int
+    recipes: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def recipe(self, method: str) -> Recipe:
+        """Return the recipe of a method: its own if it has one, else that of its kind of training."""
+        return self.recipes.get(method, FULL if method.endswith(("-full", "-full-lazy")) else LORA)
+
+
+_SHORT = Recipe(epochs=1, batch_size=16)
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        name="smoke",
+        model="tiny",
+        data=("synthetic",),
+        limits=(96, 24, 48),
+        shards=2,
+        slices=3,
+        seeds=(0, 1),
+        cases=(("s3t", 1), ("s3t", 3), ("sequential", 1), ("sisa-lora", 1), ("sisa-lora-lazy", 1), ("retrain-lora", 1)),
+        healthy=(("sisa-full-lazy", 1), ("retrain-full", 1)),
+        checkpoints=(0, 2, 5),
+        individually=1,
+        streams=5,
+        trials=2_000,
+        rounds=5,
+        recipes=dict.fromkeys(("s3t", "sequential", "sisa-lora", "sisa-lora-lazy", "retrain-lora"), _SHORT),
+    ),
+    "quick": Profile(
+        name="quick",
+        model="minilm",
+        data=("trec6",),
+        limits=(600, 200, 240),
+        shards=4,
+        slices=3,
+        seeds=(0, 1, 2),
+        cases=(
+            ("s3t", 1),
+            ("s3t", 2),
+            ("s3t", 3),
+            ("sequential", 1),
+            ("sisa-lora", 1),
+            ("sisa-lora-lazy", 1),
+            ("retrain-lora", 1),
+        ),
+        healthy=(("retrain-full", 1),),
+        checkpoints=(0, 4, 12, 24),
+        individually=2,
+        streams=20,
+        trials=100_000,
+        rounds=20,
+    ),
+    "full": Profile(
+        name="full",
+        model="minilm",
+        data=("trec6", "movies", "tweets", "r8", "newsgroups"),
+        limits=None,
+        shards=4,
+        slices=3,
+        seeds=(0, 1, 2, 3, 4),
+        cases=(
+            ("s3t", 1),
+            ("s3t", 2),
+            ("s3t", 3),
+            ("s3t", 6),
+            ("sequential", 1),
+            ("sequential", 3),
+            ("sisa-lora", 1),
+            ("sisa-lora-lazy", 1),
+            ("sisa-lora-lazy", 3),
+            ("sisa-full-lazy", 1),
+            ("retrain-lora", 1),
+            ("retrain-full", 1),
+        ),
+        healthy=(),
+        checkpoints=(0, 1, 2, 4, 8, 12, 16, 24, 32),
+        individually=4,
+        streams=100,
+        trials=1_000_000,
+        rounds=200,
+    ),
+}

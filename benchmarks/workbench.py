@@ -1,0 +1,126 @@
+"""What the benchmarks share: data, base model and trained runs per seed, made once; and the rows they collect.
+
+Runs with a larger budget are grown from the smaller ones, as the system itself offers (shared prefixes are trained once),
+so every budget's cost and model are those of training at that budget.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from baselines.methods import UNDIVIDED, make_plan
+from benchmarks.profiles import Profile
+from benchmarks.rows import Row, RowSet, header, write
+from benchmarks.synthetic import synthetic
+from s3t import data as sources
+from s3t.backbone import Backbone, load
+from s3t.records import Dataset, Layout, Recipe
+from s3t.system import System
+
+
+class Workbench:
+    """Everything that lasts for one session of benchmarks."""
+
+    def __init__(self, profile: Profile, scratch: Path) -> None:
+        self.profile = profile
+        self.scratch = scratch
+        self.rows: list[Row] = []
+        self._datasets: dict[str, Dataset] = {}
+        self._copies = 0
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The base model, loaded once."""
+        return load(self.profile.model)
+
+    @cached_property
+    def tiny(self) -> Backbone:
+        """The tiny base model, where what is measured does not depend on the model."""
+        return load("tiny")
+
+    def dataset(self, name: str) -> Dataset:
+        """Return a data set at the profile's size."""
+        if name not in self._datasets:
+            limits = self.profile.limits
+            if name == "synthetic":
+                self._datasets[name] = synthetic(*(limits or (96, 24, 48)))
+            else:
+                whole = sources.load(name)
+                self._datasets[name] = whole.subset(*limits) if limits else whole
+        return self._datasets[name]
+
+    def trained(self, method: str, budget: int, data: str, seed: int) -> System:
+        """Return a freshly trained system of its own; equal requests are served as copies of one trained run."""
+        home = self.scratch / f"{data}-{seed}-{method}-b{budget}"
+        if not home.exists():
+            system = self._grown(method, budget, data, seed) if budget > 1 else self.fresh(home, method, 1, data, seed)
+            if budget == 1:
+                system.fit(self.dataset(data).train)
+            system.close()
+        self._copies += 1
+        copy = self.scratch / f"copy-{self._copies:04d}"
+        shutil.copytree(home, copy)
+        return System.open(copy, self.backbone)
+
+    def _grown(self, method: str, budget: int, data: str, seed: int) -> System:
+        smaller = max(b for m, b in (*self.profile.cases, (method, 1)) if m == method and b < budget)
+        self.trained(method, smaller, data, seed).close()
+        home = self.scratch / f"{data}-{seed}-{method}-b{budget}"
+        shutil.copytree(self.scratch / f"{data}-{seed}-{method}-b{smaller}", home)
+        system = System.open(home, self.backbone)
+        system.extend(budget)
+        return system
+
+    def fresh(self, folder: Path, method: str, budget: int, data: str, seed: int) -> System:
+        """Return a system that is described but not fitted."""
+        recipe, layout = self.profile.recipe(method), self.layout(method, budget)
+        return describe(folder, method, layout, recipe, self.backbone, self.dataset(data), seed)
+
+    def layout(self, method: str, budget: int) -> Layout:
+        """Return the layout of a method here: one shard of one slice for the undivided ones."""
+        return Layout(1, 1, 1) if method in UNDIVIDED else Layout(self.profile.shards, self.profile.slices, budget)
+
+    @contextmanager
+    def answering(self, **about: Any) -> Iterator[None]:
+        """Run a measurement; if it fails, a row says so before the error goes on."""
+        try:
+            yield
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self.add(**{"unit": "", "n": 0, "kind": "measured", **about}, value=None, status="failed", reason=reason)
+            raise
+
+    def add(self, **fields: Any) -> None:
+        """Add one row."""
+        self.rows.append(Row(profile=self.profile.name, **fields))  # type: ignore[arg-type]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write the rows, one file per question, and return the files."""
+        head = header()
+        questions = dict.fromkeys(row.question for row in self.rows)
+        return [write(RowSet(head, tuple(r for r in self.rows if r.question == q)), folder) for q in questions]
+
+
+def describe(
+    folder: Path, method: str, layout: Layout, recipe: Recipe, backbone: Backbone, data: Dataset, seed: int
+) -> System:
+    """Return a system of any method on ``data``; its slot key is derived from the seed, so that rows can be reproduced."""
+    return System.create(
+        folder,
+        make_plan(method, layout, recipe, backbone.layers),
+        recipe,
+        model=backbone,
+        classes=data.classes,
+        seed=seed,
+        key=hashlib.sha256(f"s3t benchmark key {seed}".encode()).digest(),
+        data=data.name,
+        source=data.source,
+        digest=data.digest,
+        allow_empty=True,
+    )
