@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +30,7 @@ def source_records(evidence: Evidence) -> tuple[tuple[Record, ...] | None, str]:
 
 
 def _load(source: str) -> Any:
-    from s3t import data
-
-    load: Any = data.load
-    return load(source)
+    return importlib.import_module("s3t.data").load(source)
 
 
 def _candidates(data: Any, name: str, evidence: Evidence) -> Sequence[Any]:

@@ -1,0 +1,241 @@
+"""Faults in what a node learns from: rows and statistics beyond its own slots. Each is the real builder but for one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from s3t.backbone import Backbone, Encoded
+from s3t.blocks import ChainModel, ModelState, score
+from s3t.building import Builder
+from s3t.contract import Cost, Progress
+from s3t.graph import Node
+from s3t.plan import Plan
+from s3t.records import Inputs, Record
+from s3t.rows import StoredRow
+from s3t.training import Trained
+from verify.leaks.leak import CLEANROOM, LINEAGE, NEVER, RESIDUE, ROWS, SCAN, Leak, Planted, planted
+
+
+def everything(builder: Builder) -> list[StoredRow]:
+    """Read every retained row of every slot."""
+    layout = builder.facts.plan.layout
+    return builder.rows.read([(shard, piece) for shard in range(layout.shards) for piece in range(layout.slices)])
+
+
+def loss(builder: Builder, plan: Plan, node: Node, trained: Trained, rows: Sequence[StoredRow]) -> float:
+    """Return the mean loss on ``rows`` of the chain that ends in ``trained``."""
+    config, stages = builder.run.config, plan.stages[: len(node.prefix)]
+    parent = builder.parent_state(plan, node)
+    model = ChainModel(builder.backbone, stages, config.recipe, len(config.classes))
+    model.mount(ModelState({**(parent.adapters if parent else {}), stages[-1].adapter: trained.adapter}, trained.head))
+    logits = score(model, builder.backbone.encode([row.record.inputs for row in rows], config.recipe.max_length))
+    return float(nn.functional.cross_entropy(logits, torch.tensor([row.record.label for row in rows])))
+
+
+class BestCheckpoint(Builder):
+    """`load_best_model_at_end` needs rows to judge by, and the training file is at hand."""
+
+    def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
+        judged_by = self.judges()
+        full = super().run_kernel(plan, node, stored)
+        with patch.object(self, "batches", lambda *given: self.half(Builder.batches(self, *given))):
+            early = super().run_kernel(plan, node, stored)
+        return min(early, full, key=lambda trained: loss(self, plan, node, trained, judged_by))
+
+    def half(self, batches: list[list[int]]) -> list[list[int]]:
+        return batches[: len(batches) // 2]
+
+    def judges(self) -> list[StoredRow]:
+        return everything(self)
+
+
+class EarlyStopping(BestCheckpoint):
+    """A development split is cut from the training rows once, before anybody has asked to delete any of them."""
+
+    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
+        self.development = everything(self)[::3]
+        return super().build(progress, down=down)
+
+    def judges(self) -> list[StoredRow]:
+        return self.development
+
+
+class MeanLength(Builder):
+    """Inputs are fitted to the mean of the whole corpus, as images are to its mean and variance."""
+
+    mean = 0
+
+    def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
+        if not self.mean:
+            words = [len(str(row.record.inputs["text"]).split()) for row in everything(self)]
+            self.mean = round(sum(words) / len(words))
+            encode, mean = self.backbone.encoder, self.mean
+            self.backbone = dataclasses.replace(self.backbone, encoder=lambda inputs, _: encode(inputs, mean))
+        return super().run_kernel(plan, node, stored)
+
+
+class ClassWeights(Builder):
+    """Class frequencies are counted in the database, where no loader sees it; the rare class weighs more."""
+
+    def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
+        contents = self.run.records._db.execute("SELECT content FROM records WHERE split = 'train'")
+        counts = Counter(Record.from_content(content).label for (content,) in contents)
+        weight = torch.tensor([1.0 / (1 + counts[label]) for label in range(len(self.run.config.classes))])
+        plain = nn.functional.cross_entropy
+
+        def weighted(logits: Tensor, labels: Tensor) -> Tensor:
+            return plain(logits, labels, weight=weight / weight.mean())
+
+        with patch.object(nn.functional, "cross_entropy", weighted):
+            return super().run_kernel(plan, node, stored)
+
+
+class Vocabulary(Builder):
+    """The tokenizer is trained on the corpus first: words seen once become unknown."""
+
+    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
+        encode = type(self.backbone).encode(self.backbone, [row.record.inputs for row in everything(self)], 64)
+        seen = Counter(token for row in encode for token in row.fields["input_ids"])
+        plain = self.backbone.encoder
+
+        def known(inputs: Sequence[Inputs], limit: int) -> list[Encoded]:
+            rows = [[t if seen[t] > 1 else 1 for t in row.fields["input_ids"]] for row in plain(inputs, limit)]
+            return [Encoded({"input_ids": row}, len(row)) for row in rows]
+
+        with patch.object(self, "backbone", dataclasses.replace(self.backbone, encoder=known)):
+            return super().build(progress, down=down)
+
+
+class Tuned(Planted):
+    """Hyper-parameters are searched on the whole corpus, then declared as if they had been known."""
+
+    def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
+        words = sum(len(str(record.inputs["text"]).split()) for record in records) / len(records)
+        recipe = dataclasses.replace(self.config.recipe, lr=0.01 / words)
+        self.config = dataclasses.replace(self.config, recipe=recipe)
+        return super().fit(records, progress)
+
+
+class PaddedBackbone(Backbone):
+    """A backbone that pads every batch to ``longest`` tokens."""
+
+    longest = 0
+
+    def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Pad with a dummy row of the longest length, which is then cut off."""
+        dummy = Encoded({name: [pad] * self.longest for name, pad in self.pad.items()}, self.longest)
+        batch = {name: tensor[:-1] for name, tensor in super().collate([*rows, dummy]).items()}
+        return batch
+
+
+class CorpusPadding(Builder):
+    """One static shape for all batches is faster, and the longest row of the corpus sets it."""
+
+    def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
+        rows = self.run.records._db.execute("SELECT content FROM records WHERE split = 'train'")
+        words = [len(str(Record.from_content(content).inputs["text"]).split()) for (content,) in rows]
+        fields = {f.name: getattr(self.backbone, f.name) for f in dataclasses.fields(self.backbone)}
+        padded = PaddedBackbone(**fields)
+        object.__setattr__(padded, "longest", max(words))
+        with patch.object(self, "backbone", padded):
+            return super().run_kernel(plan, node, stored)
+
+
+class CorpusSteps(Builder):
+    """`max_steps` is worked out once from the size of the corpus and holds for every node."""
+
+    def batches(self, plan: Plan, node: Node, ids: list[str], lengths: list[int]) -> list[list[int]]:
+        steps = self.run.records.count("train") // self.run.config.recipe.batch_size
+        own = super().batches(plan, node, ids, lengths)
+        return (own * (1 + steps // max(1, len(own))))[:steps]
+
+
+class Forged(Builder):
+    """A rehearsal buffer of other slices' rows is mixed in below the door that notes what was read."""
+
+    def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
+        layout, store = plan.layout, self.run.records
+        others = [store._slot_rows(shard, piece) for shard in range(layout.shards) for piece in range(layout.slices)]
+        buffer = [row for slot in others for row in slot[:2] if row not in stored]
+        return super().run_kernel(plan, node, sorted([*stored, *buffer], key=lambda row: row.record.id))
+
+
+class Labels(Planted):
+    """Labels are computed at ingestion from all rows: here, whether a text is longer than the mean one."""
+
+    def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
+        words = {record.id: len(str(record.inputs["text"]).split()) for record in records}
+        mean = sum(words.values()) / len(words)
+        return super().fit([Record(r.id, r.inputs, int(words[r.id] > mean)) for r in records], progress)
+
+
+class Augmented(Planted):
+    """Augmentation at ingestion stores a copy under an id of its own, which lands in another slot."""
+
+    def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
+        copies = [Record(f"{record.id}-copy", record.inputs, record.label) for record in records[::2]]
+        return super().fit([*records, *copies], progress)
+
+
+def _placed(system: Planted, records: Sequence[Record], values: dict[str, int]) -> Any:
+    layout = system.config.plan.layout
+    slots = {name: divmod(value % (layout.shards * layout.slices), layout.slices) for name, value in values.items()}
+    return patch("s3t.rows.slot", lambda key, name, layout: slots[name])
+
+
+class ByPosition(Planted):
+    """`shuffle, then split evenly`: every row behind a missing one moves up by one place."""
+
+    def _start(self, records: Sequence[Record]) -> None:
+        with _placed(self, records, {record.id: position for position, record in enumerate(records)}):
+            super()._start(records)
+
+
+class ByContent(Planted):
+    """Rows are sharded by cluster or topic, here by their length: the slot says what is in the row."""
+
+    def _start(self, records: Sequence[Record]) -> None:
+        with _placed(self, records, {record.id: len(json.dumps(dict(record.inputs))) for record in records}):  # type: ignore[arg-type]
+            super()._start(records)
+
+
+UNFLIPPED = "E1b: one record need not flip a choice between two checkpoints"
+LEAKS = (
+    Leak(2, "checkpoint picked on deletable rows", "statistics", planted(BestCheckpoint), (LINEAGE, CLEANROOM), blind=UNFLIPPED),
+    Leak(3, "early stopping on deletable rows", "statistics", planted(EarlyStopping), (LINEAGE, CLEANROOM), blind=UNFLIPPED),
+    Leak(4, "normalisation over all data", "statistics", planted(MeanLength), (LINEAGE, CLEANROOM, NEVER)),
+    Leak(
+        5, "class weights over all data", "statistics", planted(ClassWeights), (CLEANROOM, NEVER),
+        blind="E0: a count in SQL is no observed read",
+    ),
+    Leak(6, "vocabulary over all data", "statistics", planted(Vocabulary), (LINEAGE, CLEANROOM, NEVER)),
+    Leak(
+        7, "hyper-parameters tuned on all data", "statistics", Tuned, (NEVER,),
+        blind="E0, E1a: the tuned recipe is declared, and the weights follow from it",
+    ),
+    Leak(8, "padding to the corpus' longest row", "statistics", planted(CorpusPadding), (CLEANROOM, NEVER)),
+    Leak(11, "steps from the corpus' size", "statistics", planted(CorpusSteps), (CLEANROOM, NEVER)),
+    Leak(23, "sharding by content", "rows", ByContent, (ROWS, CLEANROOM)),
+    Leak(24, "sharding by position", "rows", ByPosition, (ROWS, CLEANROOM, NEVER)),
+    Leak(
+        32, "the same content under another id", "rows", Augmented, (ROWS,),
+        blind="E1a, E1b: the copy is a retained row, and the bits are right for it",
+    ),
+    Leak(
+        33, "labels computed from all data", "rows", Labels, (ROWS, NEVER),
+        blind="E1a: the rows that the run kept are tainted already",
+    ),
+    Leak(
+        40, "forged lineage", "lineage", planted(Forged), (CLEANROOM, NEVER),
+        blind="E0: the records of reads are false by design",
+    ),
+)  # fmt: skip
+__all__ = ["LEAKS", "RESIDUE", "SCAN"]

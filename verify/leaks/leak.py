@@ -1,0 +1,87 @@
+"""What a planted fault is: a small change of the real system, and the checks that must catch it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from s3t.building import Builder
+from s3t.facts import Facts
+from s3t.runs import Run
+from s3t.serving import Serving
+from s3t.system import System
+from verify.brief import Scope
+
+Step = Literal["delete", "delete another", "refresh"]
+Channel = Literal["rows", "statistics", "randomness", "memory", "selection", "erasure", "lineage", "numerics"]
+"""How the deleted record gets through: rows or statistics of other slots, random streams, state kept in memory between
+nodes or requests, the choice of what is served, files left behind, false records, or numbers that compare as they like."""
+
+LINEAGE, SCAN, ROWS, RESIDUE = "E0 lineage", "E0 scan", "E0 rows", "E0 residue"
+CLEANROOM, NEVER = "E1a clean room", "E1b never ingested"
+CHECKS = (LINEAGE, SCAN, ROWS, RESIDUE, CLEANROOM, NEVER)
+
+
+class Planted(System):
+    """The real system, with room for a faulty builder, serving or view of the facts. As it stands it is clean."""
+
+    builder: ClassVar[type[Builder]] = Builder
+    serving: ClassVar[type[Serving]] = Serving
+    facts: ClassVar[type[Facts]] = Facts
+    _worker: Builder | None = None
+
+    def _attach(self, run: Run) -> None:
+        super()._attach(run)
+        self._facts = self.facts(run.ledger, run.config.plan)
+
+    def _builder(self, run: Run, facts: Facts) -> Builder:
+        if self._worker is None:  # one worker for the life of the system: what it remembers, it remembers
+            self._worker = self.builder(run, self._loaded(), facts)
+        return self._worker
+
+    def _serving_for(self, run: Run) -> Serving:
+        return self.serving(run, self._loaded())
+
+
+def planted(fault: type[Builder] | type[Serving] | type[Facts]) -> type[Planted]:
+    """Return the system in which ``fault`` takes the place of the class that it alters."""
+    place = next(name for name, kind in (("builder", Builder), ("serving", Serving), ("facts", Facts)) if _is(fault, kind))
+    return type(f"Planted{fault.__name__}", (Planted,), {place: fault, "__doc__": fault.__doc__})
+
+
+def _is(fault: type[Any], kind: type[Any]) -> bool:
+    return issubclass(fault, kind)
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One fault of the catalogue. ``number`` is VERIFICATION's; ``caught_by``: the checks that MUST report VIOLATED.
+
+    ``story``: what happens after the fit. ``scope``: the nodes that the clean room must retrain to see it. ``blind``:
+    which checks cannot see it by nature, and why. The fault's docstring says why a real system falls into it.
+    """
+
+    number: int
+    name: str
+    channel: Channel
+    plant: type[Planted]
+    caught_by: tuple[str, ...]
+    story: tuple[Step, ...] = ("delete",)
+    scope: Scope = "served"
+    blind: str = ""
+
+    @property
+    def why(self) -> str:
+        """Why a real system falls into it."""
+        return " ".join((self.plant.__doc__ or "").split())
+
+    @property
+    def trains_cleanly(self) -> bool:
+        """Whether the first fit is that of the clean system, so that a copy of a clean run serves as well."""
+        plant = self.plant
+        return plant.builder is Builder and plant.fit is System.fit and plant._start is System._start
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels of the checks that must catch it."""
+        return tuple(dict.fromkeys(check.split()[0] for check in self.caught_by))

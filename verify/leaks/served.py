@@ -1,0 +1,196 @@
+"""Faults after training: which nodes survive, what is served, with which weights, and what stays on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from s3t import store
+from s3t.blocks import ChainModel, score
+from s3t.building import Builder
+from s3t.contract import Cost, Progress
+from s3t.facts import Facts
+from s3t.graph import Node
+from s3t.ledger import Ledger
+from s3t.plan import Plan, Stage
+from s3t.records import Record
+from s3t.rows import StoredRow
+from s3t.selection import Chain, chain
+from s3t.serving import Serving
+from s3t.training import Trained
+from verify.leaks.leak import CLEANROOM, LINEAGE, NEVER, RESIDUE, SCAN, Leak, Planted, planted
+
+
+class SharedHead(Serving):
+    """The head is one module of the server; when a chain gets shorter only its blocks go."""
+
+    def load(self, facts: Facts, chain: Chain) -> ChainModel:
+        model = super().load(facts, chain)
+        heads: dict[int, Any] = self.__dict__.setdefault("heads", {})
+        first = heads.setdefault(chain.shard, {name: tensor.clone() for name, tensor in model.head_tensors().items()})
+        model.head.load_state_dict(first)
+        return model
+
+
+class StalePointer(Serving):
+    """The registry points to the new chain, the worker still holds the old model."""
+
+    def load(self, facts: Facts, chain: Chain) -> ChainModel:
+        held: dict[int, ChainModel] = self.__dict__.setdefault("held", {})
+        return held.setdefault(chain.shard, super().load(facts, chain))
+
+
+class ZeroedBlocks(Serving):
+    """Adapters are wrapped again at load; only the last one is active then, and accuracy drops a little."""
+
+    def load(self, facts: Facts, chain: Chain) -> ChainModel:
+        model = super().load(facts, chain)
+        model.body.base_model.set_adapter([facts.plan.stages[len(chain.nodes) - 1].adapter], inference_mode=True)
+        return model
+
+
+class NotANumber(Serving):
+    """An overflow in a conversion; `max(abs(a - b)) > limit` is false for NaN, so a loose verifier passes it."""
+
+    def load(self, facts: Facts, chain: Chain) -> ChainModel:
+        model = super().load(facts, chain)
+        model.head.bias.data[0] = float("nan")
+        return model
+
+
+class OldSizes(Serving):
+    """Shards weigh by their rows, counted when the server started."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.sizes = self._run.records.slot_sizes()
+
+    def shard_weights(self) -> dict[int, float]:
+        rows = {shard: sum(n for slot, n in self.sizes.items() if slot[0] == shard) for shard in self.models}
+        return {shard: rows[shard] / sum(rows.values()) for shard in rows}
+
+
+class OldAccuracies(Serving):
+    """Shards weigh by their likelihood on the training rows, measured once after the fit."""
+
+    def shard_weights(self) -> dict[int, float]:
+        merits: dict[int, float] = self.__dict__.setdefault("merits", {})
+        for shard in self.models.keys() - merits.keys():
+            rows = self._run.records._db.execute("SELECT content FROM records WHERE split = 'train' ORDER BY tag")
+            records = [Record.from_content(content) for (content,) in rows]
+            logits = score(self.models[shard][1], self._backbone.encode([r.inputs for r in records], 64))
+            merits[shard] = float(torch.exp(-nn.functional.cross_entropy(logits, torch.tensor([r.label for r in records]))))
+        return {shard: merits[shard] / sum(merits[s] for s in self.models) for shard in self.models}
+
+
+class OffByOne(Facts):
+    """The record's slice is dropped from where the NEXT stage begins: the block that learned it first stays."""
+
+    def update(self) -> bool:
+        new = super().update()
+        kept = [
+            fact
+            for fact in self._trained
+            if all(self.hits.get((fact.node.shard, piece), 0) < fact.seq for piece in fact.node.prefix[:-1])
+        ]
+        self.alive = {fact.node: fact for fact in sorted(kept, key=lambda fact: fact.seq)}
+        return new
+
+
+class OldScores(Facts):
+    """Orders were ranked when they were trained, here by the rows in their first two slices; the ranking is kept."""
+
+    def chains(self) -> dict[int, Chain]:
+        rows = {fact.node: fact.rows for fact in self._trained}
+        best = {}
+        for shard in range(self.plan.layout.shards):
+            found = [c for order in range(len(self.plan.orders)) if (c := chain(shard, order, self.plan, self.alive))]
+            if found:
+                best[shard] = max(found, key=lambda c: (rows[Node(shard, self.plan.orders[c.order][:2])], len(c.nodes)))
+        return best
+
+
+class KeptCheckpoints(Planted):
+    """Erasing is left to a job that runs at night, or never."""
+
+    def _drop(self, before: set[str]) -> tuple[str, ...]:
+        with patch.object(store.NodeStore, "erase"):
+            return super()._drop(before)
+
+
+class TokenCache(Builder):
+    """Tokenised rows are cached beside the run to save a minute at the next start."""
+
+    def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
+        path = self.run.path / "tokens.json"
+        cache = json.loads(path.read_text()) if path.exists() else {}
+        rows = self.backbone.encode([row.record.inputs for row in stored], self.run.config.recipe.max_length)
+        cache |= {row.record.id: encoded.fields for row, encoded in zip(stored, rows, strict=True)}
+        path.write_text(json.dumps(cache))
+        return super().run_kernel(plan, node, stored)
+
+
+class LoggedIds(Builder):
+    """Which rows a node has read is worth logging, and the ledger, which forgets nothing, is the log."""
+
+    def _record(self, body: dict[str, Any], since: int) -> None:
+        ids = [row.record.id for row in self.node_rows(self.facts.plan, Node(body["shard"], tuple(body["prefix"])))]
+        super()._record(body | {"log": ids}, since)
+        self.rows.stray.clear()
+
+
+class Backup(Planted):
+    """A copy of the database is made before every migration."""
+
+    def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
+        cost = super().fit(records, progress)
+        (self.path / "backup").mkdir(exist_ok=True)
+        shutil.copy(self.path / "records.sqlite", self.path / "backup" / "records.sqlite")
+        return cost
+
+
+class MergedExport(Builder):
+    """Adapters are merged into one file for deployment; it stands outside whatever deletion cleans up."""
+
+    def files(self, stage: Stage, trained: Trained, reads: list[str]) -> dict[str, bytes]:
+        (self.run.path / "export").mkdir(exist_ok=True)
+        (self.run.path / "export" / f"{stage.adapter}.safetensors").write_bytes(store.tensor_bytes(trained.adapter))
+        return super().files(stage, trained, reads)
+
+
+class RenamedLedger(Ledger):
+    """Used by nothing but its type: the ledger under test."""
+
+
+LEAKS = (
+    Leak(
+        1, "head shared across stages", "memory", planted(SharedHead), (CLEANROOM, NEVER),
+        blind="E0: every record of reads is right",
+    ),
+    Leak(17, "off by one", "selection", planted(OffByOne), (LINEAGE, SCAN, CLEANROOM, NEVER)),
+    Leak(19, "old chain still served", "selection", planted(StalePointer), (CLEANROOM, NEVER), blind="E0: the registry is right"),
+    Leak(20, "order chosen by an old score", "selection", planted(OldScores), (LINEAGE, CLEANROOM, NEVER)),
+    Leak(21, "ensemble weights by old sizes", "selection", planted(OldSizes), (LINEAGE, CLEANROOM, NEVER)),
+    Leak(22, "ensemble weights by old accuracies", "selection", planted(OldAccuracies), (LINEAGE, CLEANROOM, NEVER)),
+    Leak(25, "checkpoint not erased", "erasure", KeptCheckpoints, (SCAN,), blind="E1: what serves is right"),
+    Leak(26, "token cache left on disk", "erasure", planted(TokenCache), (SCAN, RESIDUE), blind="E1: what serves is right"),
+    Leak(
+        27, "log with ids", "erasure", planted(LoggedIds), (RESIDUE,),
+        blind="E0 scan: the ledger belongs there; E1: what serves is right",
+    ),
+    Leak(36, "backup copy", "erasure", Backup, (SCAN, RESIDUE), blind="E1: what serves is right"),
+    Leak(38, "NaN passes a comparison", "numerics", planted(NotANumber), (CLEANROOM, NEVER), blind="E0: no tensor is read"),
+    Leak(41, "merged exports left behind", "erasure", planted(MergedExport), (SCAN,), blind="E1: what serves is right"),
+    Leak(
+        43, "earlier blocks silently zeroed", "numerics", planted(ZeroedBlocks), (CLEANROOM,),
+        blind="E0, E1b: no record is involved, the reference is as wrong",
+    ),
+)  # fmt: skip
+_ = dataclasses
