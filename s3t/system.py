@@ -1,28 +1,28 @@
-"""The one place where everything composes into an unlearning system; S3T is the system with S3T's plan.
+"""The one place where everything composes into an unlearning system, for any plan; S3T's own is in :mod:`s3t.method`.
 
 Nothing heavy is imported before it is needed: deleting and asking for the status load neither torch nor the model.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s3t import requests, runs
 from s3t.contract import Claim, Cost, NodeFacts, Progress, Provenance, Receipt, ServedChain, Slot
-from s3t.errors import DataError, LayoutError, RunError
+from s3t.describing import base_model, check_model, check_records, check_same, check_slots, describe
+from s3t.errors import RunError
 from s3t.facts import Facts
-from s3t.partition import KEY_BYTES, slot
-from s3t.plan import Plan, s3t_plan
-from s3t.records import Inputs, Layout, Recipe, Record, check_unique
+from s3t.partition import KEY_BYTES
+from s3t.plan import Plan
+from s3t.records import Inputs, Recipe, Record
 from s3t.runs import Run, RunConfig
 from s3t.status import Status, describe_status
 from s3t.store import READS
@@ -83,7 +83,7 @@ class System:
         ``key``: the secret slot key (32 bytes), random by default. ``evaluation``: never-deletable validation and test
         records kept with the run. Raises ModelError for an unknown model, LayoutError if the plan's layers do not fit it.
         """
-        backbone = _backbone(model)
+        backbone = base_model(model)
         about = {"name": data, "source": source, "digest": digest, "classes": list(classes)}
         config = describe(plan, recipe, backbone, about, seed)
         return System(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)
@@ -110,13 +110,7 @@ class System:
         Raises DataError for duplicate ids, a label outside the classes, or a slot without records (unless allowed),
         RunError if the run was made otherwise; nothing is changed then.
         """
-        check_unique(records)
-        for record in records:
-            if record.label >= len(self.config.classes):
-                raise DataError(
-                    f"record {record.id!r} has label {record.label}, but the declared classes are "
-                    f"{list(self.config.classes)}; declare its class or drop the record"
-                )
+        check_records(records, self.config.classes)
         if self._run is None:
             if self.path.exists():
                 self._continue()
@@ -237,30 +231,19 @@ class System:
         requests.recover(run, self._facts)
 
     def _start(self, records: Sequence[Record]) -> None:
-        layout = self.config.plan.layout
         key = self._key or secrets.token_bytes(KEY_BYTES)
-        empty = {(s, p) for s in range(layout.shards) for p in range(layout.slices)}
-        empty -= {slot(key, record.id, layout) for record in records}
-        if empty and not self._allow_empty:
-            raise DataError(
-                f"{len(empty)} of {layout.shards * layout.slices} slots have no record, slot {min(empty)} first "
-                f"({len(records)} records in all); use fewer shards or slices, or allow empty slices"
-            )
+        if not self._allow_empty:
+            check_slots(key, records, self.config.plan.layout)
         runs.create(self.path, self.config, key, records, self._evaluation)
         self._attach(runs.open_run(self.path))
 
     def _continue(self) -> None:
         run = runs.open_run(self.path)
-        ours = dataclasses.replace(self.config, version=run.config.version)
-        if ours.to_bytes() != run.config.to_bytes():
-            differing = [
-                f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(run.config, f.name)
-            ]
+        try:
+            check_same(run, self.config, self._key)
+        except RunError:
             run.close()
-            raise RunError(f"{self.path} was made with another {', '.join(differing)}; use that, or another folder")
-        if self._key is not None and self._key != run.key:
-            run.close()
-            raise RunError(f"{self.path} was made with another slot key; leave the key out, or use another folder")
+            raise
         self._attach(run)
 
     def _drop(self, before: set[str]) -> tuple[str, ...]:
@@ -279,12 +262,8 @@ class System:
 
     def _loaded(self) -> Backbone:
         if self._backbone is None:
-            self._backbone = _backbone(self.config.model["name"])
-        if self._backbone.digest != self.config.model["digest"]:
-            raise RunError(
-                f"base model {self.config.model['name']!r} is not the one this run was trained with (digest "
-                f"{self._backbone.digest[:12]}, expected {self.config.model['digest'][:12]}); restore the right one"
-            )
+            self._backbone = base_model(self.config.model["name"])
+        check_model(self.config, self._backbone)
         return self._backbone
 
     def _builder(self, run: Run, facts: Facts) -> Builder:
@@ -312,52 +291,3 @@ class System:
             self._serving = self._serving_for(run)
         self._serving.sync(facts)
         return self._serving
-
-
-def describe(plan: Plan, recipe: Recipe, backbone: Backbone, data: dict[str, Any], seed: int) -> RunConfig:
-    """Return the configuration of a new run. LayoutError if the plan names layers that the model does not have."""
-    import s3t
-    from s3t.training import KERNEL
-
-    beyond = [layer for stage in plan.stages for layer in stage.layers if layer >= backbone.layers]
-    if beyond:
-        raise LayoutError(
-            f"the plan names layer {beyond[0]}, but {backbone.name!r} has layers 0..{backbone.layers - 1}"
-        )
-    model = {name: getattr(backbone, name) for name in ("name", "digest", "layers", "hidden")}
-    about = {"name": "", "source": "", "digest": ""} | data
-    return RunConfig(plan, recipe, model, about, seed, KERNEL, s3t.__version__)
-
-
-def _backbone(model: str | Backbone) -> Backbone:
-    if not isinstance(model, str):
-        return model
-    from s3t.backbone import load
-
-    return load(model)
-
-
-class S3T(System):
-    """S3T in a run folder: LoRA blocks trained slice by slice, several orders per shard (arXiv 2406.16257).
-
-    ``S3T("runs/demo", Layout(shards=4, slices=3, budget=3), model="minilm", classes=data.classes)`` describes it;
-    ``fit`` trains it, ``S3T.open("runs/demo")`` opens it again. Raises LayoutError if there are more slices than layers.
-    """
-
-    def __init__(
-        self,
-        run: Path | str,
-        layout: Layout,
-        *,
-        classes: Sequence[str],
-        model: str | Backbone = "minilm",
-        recipe: Recipe | None = None,
-        seed: int = 0,
-        key: bytes | None = None,
-        evaluation: Evaluation = ((), ()),
-        allow_empty: bool = False,
-    ) -> None:
-        backbone, recipe = _backbone(model), recipe or Recipe()
-        plan = s3t_plan(layout, recipe, backbone.layers)
-        config = describe(plan, recipe, backbone, {"classes": list(classes)}, seed)
-        super().__init__(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)

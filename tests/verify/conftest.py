@@ -220,7 +220,7 @@ TINY = Recipe(epochs=2.0, batch_size=4, window=2, dropout=0.1, rank=2)
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real run on the tiny model, fitted once; tests work on copies."""
-    from s3t.system import S3T
+    from s3t import S3T
 
     folder = tmp_path_factory.mktemp("fitted") / "run"
     system = S3T(

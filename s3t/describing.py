@@ -1,0 +1,81 @@
+"""What a run is made with, described and checked before anything is written or continued. No torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from s3t.errors import DataError, LayoutError, RunError
+from s3t.partition import slot
+from s3t.plan import Plan
+from s3t.records import Layout, Recipe, Record, check_unique
+from s3t.runs import Run, RunConfig
+
+if TYPE_CHECKING:
+    from s3t.backbone import Backbone
+
+
+def describe(plan: Plan, recipe: Recipe, backbone: Backbone, data: dict[str, Any], seed: int) -> RunConfig:
+    """Return the configuration of a new run. LayoutError if the plan names layers that the model does not have."""
+    import s3t
+    from s3t.training import KERNEL
+
+    beyond = [layer for stage in plan.stages for layer in stage.layers if layer >= backbone.layers]
+    if beyond:
+        raise LayoutError(
+            f"the plan names layer {beyond[0]}, but {backbone.name!r} has layers 0..{backbone.layers - 1}"
+        )
+    model = {name: getattr(backbone, name) for name in ("name", "digest", "layers", "hidden")}
+    about = {"name": "", "source": "", "digest": ""} | data
+    return RunConfig(plan, recipe, model, about, seed, KERNEL, s3t.__version__)
+
+
+def base_model(model: str | Backbone) -> Backbone:
+    """Return the base model, loaded if it is given by name. ModelError as :func:`s3t.backbone.load`."""
+    if not isinstance(model, str):
+        return model
+    from s3t.backbone import load
+
+    return load(model)
+
+
+def check_records(records: Sequence[Record], classes: Sequence[str]) -> None:
+    """Raise DataError for an id that occurs twice or a label outside ``classes``."""
+    check_unique(records)
+    for record in records:
+        if record.label >= len(classes):
+            raise DataError(
+                f"record {record.id!r} has label {record.label}, but the declared classes are "
+                f"{list(classes)}; declare its class or drop the record"
+            )
+
+
+def check_slots(key: bytes, records: Sequence[Record], layout: Layout) -> None:
+    """Raise DataError if a slot would hold no record."""
+    empty = {(s, p) for s in range(layout.shards) for p in range(layout.slices)}
+    empty -= {slot(key, record.id, layout) for record in records}
+    if empty:
+        raise DataError(
+            f"{len(empty)} of {layout.shards * layout.slices} slots have no record, slot {min(empty)} first "
+            f"({len(records)} records in all); use fewer shards or slices, or allow empty slices"
+        )
+
+
+def check_same(run: Run, config: RunConfig, key: bytes | None) -> None:
+    """Raise RunError unless ``run`` was made with ``config`` (by whatever version) and, if given, with slot ``key``."""
+    ours = dataclasses.replace(config, version=run.config.version)
+    if ours.to_bytes() != run.config.to_bytes():
+        differing = [f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(run.config, f.name)]
+        raise RunError(f"{run.path} was made with another {', '.join(differing)}; use that, or another folder")
+    if key is not None and key != run.key:
+        raise RunError(f"{run.path} was made with another slot key; leave the key out, or use another folder")
+
+
+def check_model(config: RunConfig, backbone: Backbone) -> None:
+    """Raise RunError unless ``backbone`` is, to the byte, the base model that the run was made with."""
+    if backbone.digest != config.model["digest"]:
+        raise RunError(
+            f"base model {config.model['name']!r} is not the one this run was trained with (digest "
+            f"{backbone.digest[:12]}, expected {config.model['digest'][:12]}); restore the right one"
+        )
