@@ -1,0 +1,88 @@
+"""Figures from rows alone: neither torch nor the system. Every figure says what it shows, of what, and from which rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks import painters
+from benchmarks.rows import read
+from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
+
+log = logging.getLogger(__name__)
+
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.labelsize": 13,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "legend.fontsize": 11.5,
+    "lines.linewidth": 2.2,
+    "lines.markersize": 7.5,
+}
+
+
+def draw(rows_folder: Path, out_folder: Path, *, include_dirty: bool = False, profile: str | None = None) -> list[Path]:
+    """Draw every figure that the rows in ``rows_folder`` allow, as PNG files of 1200 x 750 pixels, and return them.
+
+    Names are <figure>-<setting>.png. A question without rows is not drawn and a warning says so. Raises DataError if there
+    are no rows to draw at all (see :func:`benchmarks.summary.published`).
+    """
+    frame = published(read(rows_folder), include_dirty=include_dirty, profile=profile)
+    out_folder.mkdir(parents=True, exist_ok=True)
+    drawn: list[Path] = []
+    with mpl.rc_context(STYLE):
+        for name in sorted(set(frame["profile"])):
+            rows = frame[(frame["profile"] == name) & (frame["metric"] == CAPACITY)]
+            if not rows[rows["status"] == "ok"].empty:
+                drawn.append(_save(painters.capacity(rows, name), rows, out_folder / f"capacity-{name}.png"))
+            else:
+                log.warning("no rows of capacity at profile %s: its figure is not drawn", name)
+        for setting in settings(frame):
+            everything = setting.select(frame)
+            for title, (question, metric, deletions, paint) in FIGURES.items():
+                rows = everything[(everything["question"] == question) & (everything["metric"] == metric)]
+                table = means(rows, metric)
+                table = table[table["deletions"].notna()] if deletions else table[table["deletions"].fillna(0) == 0]
+                if table.empty or (deletions and table["deletions"].nunique() < 2):
+                    log.warning("no rows of %s for %s: its figure is not drawn", metric, setting)
+                    continue
+                figure = paint(table, rows, setting)
+                drawn.append(_save(figure, rows, out_folder / f"{title}-{setting.slug}.png"))
+    return drawn
+
+
+def _save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
+    """Write the figure with its evidence (commit, machine, date) and what is missing at the foot."""
+    newest = rows.sort_values(["date", "file"]).iloc[-1]
+    machine = ", ".join(filter(None, (newest["cpu"], newest["gpu"] if isinstance(newest["gpu"], str) else None)))
+    dirty = " + uncommitted changes, not for publication" if rows["dirty"].any() else ""
+    source = f"Commit {newest['commit'][:8]}{dirty} · {machine} · {newest['date'][:10]} · {newest['file']}"
+    figure.text(0.03, 0.025, source, size=9, color="#888888")
+    if missing := failures(rows):
+        text = "Not shown: " + "; ".join(missing)
+        figure.text(0.03, 0.055, text if len(text) < 170 else text[:167] + "...", size=9, color="#c5221f")
+    figure.savefig(path, format="png", metadata={"Software": None})
+    return path
+
+
+Painter = Callable[[pd.DataFrame, pd.DataFrame, Setting], Figure]
+FIGURES: dict[str, tuple[str, str, bool, Painter]] = {
+    "accuracy-by-deletions": ("accuracy", "test accuracy", True, painters.accuracy),
+    "cost-by-deletions": ("cost", "record passes", True, painters.cost),
+    "accuracy-by-method": ("accuracy", "test accuracy", False, painters.healthy),
+    "storage-by-method": ("storage", "bytes stored", False, painters.storage),
+}
+"""Figure -> question, metric, whether the x axis is deletions, painter."""
