@@ -1,0 +1,112 @@
+"""The comparison in a terminal: one table per setting, methods and budgets down, questions across."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.rows import Row
+from benchmarks.summary import CAPACITY, Setting, failures, label, means, rank, readable_bytes, settings
+
+ABSENT = "-"
+Key = tuple[str, int]
+"""Method and budget."""
+
+
+def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
+    """Return the comparison as text: a mean, ± half its interval where there is one, ``-`` where there is no number.
+
+    ``rows``: a frame as :func:`benchmarks.rows.read` returns it, or rows. All of them are shown: choose before, with
+    :func:`benchmarks.summary.published`, what may be. Capacity is in requests until no shard is live; n counts the seeds
+    behind the accuracy. What failed is listed below with its reason.
+    """
+    frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows)
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=False, color_system=None, legacy_windows=False)
+    capacity = frame[frame["metric"] == CAPACITY]
+    covered = pd.Series(False, index=frame.index)
+    for setting in settings(frame):
+        here = setting.select(frame)
+        layout = (frame["shards"] == setting.shards) & (frame["slices"] == setting.slices)
+        bears = capacity[layout.loc[capacity.index] & (capacity["profile"] == setting.profile)]
+        covered |= frame.index.isin(bears.index)
+        console.print(_table(str(setting), here, bears))
+    rest = capacity[~covered.loc[capacity.index]]
+    for (profile, shards, slices), bears in rest.groupby(["profile", "shards", "slices"]):
+        setting = Setting(str(profile), "", "", int(str(shards)), int(str(slices)))
+        console.print(_table(str(setting), frame.iloc[:0], bears))
+    latency = frame[(frame["question"] == "latency") & (frame["status"] == "ok")]
+    for row in latency.itertuples():
+        name = label(str(row.method), int(str(row.budget)))
+        told = f"{row.metric} {row.value:.3g} {row.unit} (n = {row.n}, {row.data}, {row.model}, {row.profile} profile)"
+        console.print(f"{name}: {told}", markup=False, soft_wrap=True)
+    for line in failures(frame):
+        console.print(f"no number: {line}", markup=False, soft_wrap=True)
+    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
+
+
+def _table(title: str, here: pd.DataFrame, bears: pd.DataFrame) -> Table:
+    accuracy = _healthy(means(here, "test accuracy"))
+    stored = _by_method(means(here, "bytes stored"), "mean")
+    columns: dict[str, dict[Key, str]] = {
+        "capacity\nderived": _capacity(bears, "derived"),
+        "capacity\nsimulated": _capacity(bears, "simulated"),
+        "capacity\nmeasured": _capacity(bears, "measured"),
+        "record passes\nup front": _cells(_healthy(means(here, "record passes")), "{:,.0f}", spread=False),
+        "record passes\nper deletion": _cells(means(here, "record passes per deletion"), "{:,.0f}"),
+        "stored": {key: readable_bytes(mean) for key, mean in stored.items()},
+        "accuracy\nat health": _cells(accuracy, "{:.1%}"),
+        "n": {key: f"{n:.0f}" for key, n in _by_method(accuracy, "n").items()},
+    }
+    columns = {header: cells for header, cells in columns.items() if cells}
+    table = Table(title=escape(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("method", no_wrap=True)
+    for header in columns:
+        table.add_column(header, justify="right", no_wrap=True)
+    both = pd.concat([here[["method", "budget"]], bears[["method", "budget"]]])
+    keys = {(str(method), int(budget)) for method, budget in zip(both["method"], both["budget"], strict=True)}
+    for key in sorted(keys, key=lambda key: rank(*key)):
+        table.add_row(escape(label(*key)), *(escape(cells.get(key, ABSENT)) for cells in columns.values()))
+    return table
+
+
+def _by_method(table: pd.DataFrame, column: str) -> dict[Key, float]:
+    keys = zip(table["method"], table["budget"], strict=True)
+    return {
+        (str(method), int(budget)): float(value) for (method, budget), value in zip(keys, table[column], strict=True)
+    }
+
+
+def _cells(table: pd.DataFrame, form: str, *, spread: bool = True) -> dict[Key, str]:
+    low, high = _by_method(table, "low"), _by_method(table, "high")
+    cells = {}
+    for key, mean in _by_method(table, "mean").items():
+        cells[key] = form.format(mean)
+        if spread and low[key] < high[key]:
+            symmetric = math.isclose(low[key] + high[key], 2 * mean, rel_tol=1e-6, abs_tol=1e-9)
+            half, both = form.format(high[key] - mean), f"[{form.format(low[key])}, {form.format(high[key])}]"
+            cells[key] += f" ±{half}" if symmetric else f" {both}"
+    return cells
+
+
+def _capacity(bears: pd.DataFrame, kind: str) -> dict[Key, str]:
+    """Capacity rows are no means over seeds: each is its own number."""
+    return _cells(means(bears[bears["kind"] == kind].assign(seed=float("nan")), CAPACITY), "{:.1f}")
+
+
+def _healthy(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["deletions"].fillna(0) == 0]
+
+
+def _frame(rows: Sequence[Row]) -> pd.DataFrame:
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(Row.__dataclass_fields__)).astype(
+        {"value": float, "low": float, "high": float, "seed": "Int64", "deletions": "Int64"}
+    )
