@@ -17,9 +17,9 @@ from benchmarks.profiles import PROFILES, Profile
 from benchmarks.workbench import Workbench, describe
 from s3t.records import Recipe
 
-LORA_RATES = (5e-4, 1e-3, 2e-3)
-FULL_RATES = (3e-5, 1e-4, 2e-4)
-HEAD_RATES = (1e-3, 1e-2)
+LORA_RATES = (1e-3, 2e-3, 4e-3)
+FULL_RATES = (5e-5, 1e-4, 2e-4)
+HEAD_RATES = (3e-3, 1e-2)
 
 
 def grid(method: str, base: Recipe) -> Iterator[Recipe]:
