@@ -100,7 +100,7 @@ def _lines(axes: Axes, table: pd.DataFrame, offline_note: str) -> None:
         )
         rest = max(measured - 1, 0)
         axes.plot(x[rest:], y[rest:], "--", clip_on=False, zorder=3, **style)
-        axes.fill_between(x, line["low"].to_numpy(), line["high"].to_numpy(), color=style["color"], alpha=0.13, lw=0)
+        axes.fill_between(x, line["low"].to_numpy(), line["high"].to_numpy(), color=style["color"], alpha=0.1, lw=0)
         out = line[line["offline"] > 0]
         axes.plot(out["deletions"].astype(float), out["mean"], "o", ms=14, mfc="none", mec=style["color"], mew=1.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 4, 5, 10]))
@@ -147,6 +147,8 @@ def healthy(table: pd.DataFrame, rows: pd.DataFrame, setting: Setting) -> Figure
         axes.text(
             1.03, y, f"{row['mean']:.1%}", transform=axes.get_yaxis_transform(), va="center", color=style["color"]
         )
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(left, 0.0), min(right, 1.0))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
 
