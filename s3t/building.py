@@ -15,6 +15,7 @@ from s3t.backbone import Backbone, environment
 from s3t.blocks import ModelState, lora_config
 from s3t.contract import Cost, Progress
 from s3t.digests import tensors_digest
+from s3t.errors import IsolationError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
 from s3t.ledger import Superseded
@@ -47,12 +48,17 @@ class Builder:
                 node = missing[0]
                 if progress:
                     progress(done, done + len(missing), node.name)
+                before = self.run.ledger.count("request")
                 try:
                     total += self.train(node, down=down)
                     done += 1
                 except Superseded:
                     pass
                 self.facts.update()
+                if node not in self.facts.alive and self.run.ledger.count("request") == before:
+                    raise IsolationError(
+                        f"{node.name} was trained, yet the ledger does not have it; nothing can follow it"
+                    )
             if progress:
                 progress(done, done, "done")
             if self.rows.stray:

@@ -15,7 +15,7 @@ from torch import Tensor
 from s3t.backbone import Backbone
 from s3t.blocks import ChainModel, score
 from s3t.building import load_state
-from s3t.errors import OfflineError
+from s3t.errors import OfflineError, RunError
 from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.records import Inputs
@@ -32,11 +32,22 @@ class Serving:
         self.models: dict[int, tuple[Chain, ChainModel]] = {}
 
     def sync(self, facts: Facts) -> None:
-        """Bring the models in memory in line with ``facts``."""
-        self.drop(facts)
-        for shard, chain in facts.chains().items():
-            if shard not in self.models:
-                self.models[shard] = (chain, self.load(facts, chain))
+        """Bring the models in memory in line with ``facts``, as of now.
+
+        A deletion by another process may erase a node while it is being read: then the newer facts are followed. RunError
+        if a node is damaged or missing without such a reason.
+        """
+        while True:
+            facts.update()
+            self.drop(facts)
+            try:
+                for shard, chain in facts.chains().items():
+                    if shard not in self.models:
+                        self.models[shard] = (chain, self.load(facts, chain))
+                return
+            except RunError:
+                if not facts.update():
+                    raise
 
     def drop(self, facts: Facts) -> None:
         """Let go of every model that is not the current chain of its shard."""

@@ -286,7 +286,6 @@ class System:
 
     def _served(self) -> Serving:
         run, facts = self._opened()
-        facts.update()
         if self._serving is None:
             self._serving = self._serving_for(run)
         self._serving.sync(facts)
