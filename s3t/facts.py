@@ -33,10 +33,10 @@ class Facts:
         head = self._ledger.head()
         if head == self._seen:
             return False
-        for entry in self._ledger.entries("train", self._seen):
+        for entry in self._ledger.entries("train", self._seen, head):
             self._trained.append(trained_node(entry.seq, entry.body))
             self.cost += Cost(**{f.name: entry.body["cost"].get(f.name, 0) for f in fields(Cost)})
-        for entry in self._ledger.entries("extend", self._seen):
+        for entry in self._ledger.entries("extend", self._seen, head):
             self.plan = self.plan.with_budget(entry.body["budget"])
         self.hits = self._ledger.hits()
         self.alive = survivors(self._trained, self.hits)

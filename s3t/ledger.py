@@ -18,6 +18,7 @@ from typing import Any
 from s3t.contract import Slot
 from s3t.errors import BusyError, RunError
 from s3t.records import canonical_json
+from s3t.store import no_space
 
 _SCHEMA = """
 CREATE TABLE entries(seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL, previous TEXT NOT NULL,
@@ -50,6 +51,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise RunError(f"the run has no ledger ({path.name} is missing); without it nothing may be served")
+        self._folder = path.parent
         self._db = _connect(path)
         self._check_head()
 
@@ -95,10 +97,11 @@ class Ledger:
         (seq,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()
         return int(seq)
 
-    def entries(self, kind: str | None = None, after: int = 0) -> Iterator[Entry]:
-        """Yield the facts after position ``after``, oldest first, of one kind or of all."""
-        where, values = ("AND kind = ?", (after, kind)) if kind else ("", (after,))
-        rows = self._db.execute(f"SELECT seq, kind, body FROM entries WHERE seq > ? {where} ORDER BY seq", values)
+    def entries(self, kind: str | None = None, after: int = 0, upto: int = 2**62) -> Iterator[Entry]:
+        """Yield the facts after position ``after`` up to ``upto``, oldest first, of one kind or of all."""
+        where, values = ("AND kind = ?", (after, upto, kind)) if kind else ("", (after, upto))
+        query = f"SELECT seq, kind, body FROM entries WHERE seq > ? AND seq <= ? {where} ORDER BY seq"
+        rows = self._db.execute(query, values)
         for seq, name, body in rows:
             yield Entry(seq, name, json.loads(body))
 
@@ -147,12 +150,14 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             raise BusyError(f"another process is writing to this run ({error}); try again") from error
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with no_space(self._folder):
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def _check_head(self) -> None:
         try:

@@ -48,6 +48,8 @@ class Record:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id or "\x00" in self.id:
             raise DataError(f"record id {self.id!r} is not usable: give a non-empty string without NUL")
+        if not self.id.isascii() and self.id.encode(errors="replace").decode() != self.id:
+            raise DataError(f"record id {self.id!r} is not usable: it has no UTF-8 form")
         if self.label < 0:
             raise DataError(f"record {self.id!r} has label {self.label}; labels are indices from 0")
 
@@ -198,6 +200,10 @@ class Recipe(Checked):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
                 raise RecipeError(f"{name}={value!r} is out of range: give {low} to {high}")
+            if isinstance(low, float):
+                object.__setattr__(self, name, float(value))  # 2 and 2.0 epochs are one recipe and have one digest
+            elif type(value) is not int:
+                raise RecipeError(f"{name}={value!r} is not a whole number; give {low} to {high}")
         known = ("mean-logits", "mean-probabilities", "vote")
         if self.ensemble not in known:
             raise RecipeError(

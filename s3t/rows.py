@@ -17,6 +17,7 @@ from s3t.contract import Slot
 from s3t.errors import RunError
 from s3t.partition import SALT_BYTES, commitment, slot, tag
 from s3t.records import Layout, Record
+from s3t.store import no_space
 
 _SCHEMA = """
 CREATE TABLE records(tag TEXT PRIMARY KEY, id TEXT NOT NULL, shard INTEGER, slice INTEGER, split TEXT NOT NULL,
@@ -39,10 +40,11 @@ class RecordStore:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise RunError(f"the run has no records ({path.name} is missing); it cannot be used without them")
+        self._folder = path.parent
         self._db = sqlite3.connect(path, timeout=10.0)
-        self._db.execute("PRAGMA secure_delete = ON")
-        self._db.execute("PRAGMA synchronous = EXTRA")
         try:
+            self._db.execute("PRAGMA secure_delete = ON")
+            self._db.execute("PRAGMA synchronous = EXTRA")
             self._db.execute("SELECT count(*) FROM records").fetchone()
         except sqlite3.DatabaseError as error:
             raise RunError(f"the run's records are damaged ({error}); restore them from a copy") from error
@@ -82,7 +84,7 @@ class RecordStore:
 
     def erase(self, tags: Sequence[str]) -> int:
         """Erase training rows by tag and return how many were there."""
-        with self._db:
+        with no_space(self._folder), self._db:
             before = self._db.total_changes
             self._db.executemany("DELETE FROM records WHERE tag = ? AND split = 'train'", [(t,) for t in tags])
             return self._db.total_changes - before

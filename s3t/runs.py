@@ -19,10 +19,11 @@ from typing import Any
 from s3t.errors import BusyError, RunError, S3TError
 from s3t.graph import FORMAT
 from s3t.ledger import Ledger
+from s3t.partition import KEY_BYTES
 from s3t.plan import Plan
 from s3t.records import Recipe, Record, sha256
 from s3t.rows import RecordStore
-from s3t.store import NodeStore, no_space, sync_folder
+from s3t.store import NodeStore, no_space, sync_folder, write_synced
 
 CONFIG, KEY, LEDGER, RECORDS, NODES = "run.json", "secret.key", "ledger.sqlite", "records.sqlite", "nodes"
 
@@ -128,16 +129,19 @@ def create(
         try:
             staging.mkdir()
             (staging / NODES).mkdir()
-            (staging / CONFIG).write_bytes(config.to_bytes())
+            write_synced(staging / CONFIG, config.to_bytes())
             secret = os.open(staging / KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(secret, "w") as file:
                 file.write(key.hex())
+                file.flush()
+                os.fsync(file.fileno())
             records = RecordStore.create(staging / RECORDS, key, config.plan.layout, train, *evaluation)
             ledger = Ledger.create(staging / LEDGER)
             root = sha256("\n".join(records.commitments()).encode())
             ledger.append("create", {"run": sha256(config.to_bytes()), "rows": len(train), "root": root})
             records.close()
             ledger.close()
+            sync_folder(staging)
             staging.rename(path)
             sync_folder(path.parent)
         except BaseException:
@@ -158,5 +162,14 @@ def open_run(path: Path) -> Run:
     created = next(ledger.entries("create"), None)
     if created is None or created.body["run"] != sha256(content):
         raise RunError(f"{path}/{CONFIG} is not the configuration that the ledger was opened with; restore it")
-    key = bytes.fromhex((path / KEY).read_text().strip())
-    return Run(path, config, key, ledger, RecordStore(path / RECORDS), NodeStore(path / NODES))
+    return Run(path, config, _read_key(path / KEY), ledger, RecordStore(path / RECORDS), NodeStore(path / NODES))
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        key = bytes.fromhex(path.read_text().strip())
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise RunError(f"{path} does not hold {KEY_BYTES} bytes in hex; restore it from a copy: no request can be resolved")
+    return key

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,8 @@ class NodeStore:
             with no_space(self.root):
                 partial.mkdir()
                 for name, content in files.items():
-                    _write_synced(partial / name, content)
+                    write_synced(partial / name, content)
+                sync_folder(partial)
                 _remove(final)
                 partial.rename(final)
                 sync_folder(self.root)
@@ -99,11 +101,12 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 @contextmanager
 def no_space(where: Path) -> Iterator[None]:
-    """Turn a full disk into one RunError that says how much is free."""
+    """Turn a full disk, met by a file or by SQLite, into one RunError that says how much is free."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, sqlite3.OperationalError) as error:
+        codes = (getattr(error, "errno", None), getattr(error, "sqlite_errorcode", None))
+        if codes[0] not in (errno.ENOSPC, errno.EDQUOT) and codes[1] != sqlite3.SQLITE_FULL:
             raise
         free = shutil.disk_usage(where).free
         raise RunError(
@@ -121,7 +124,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _write_synced(path: Path, content: bytes) -> None:
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and have it on disk when this returns."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -129,7 +133,8 @@ def _write_synced(path: Path, content: bytes) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
+    while path.exists():
+        try:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except FileNotFoundError:  # another process removes it too: see whether anything is left
+            continue

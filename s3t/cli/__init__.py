@@ -222,9 +222,11 @@ def verify(ctx: typer.Context) -> None:
 def plot(
     rows: Annotated[Path, typer.Option(help="Folder with the rows of the benchmarks.")] = Path("results/rows"),
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("results/figures"),
+    profile: Annotated[str | None, typer.Option(help="Only the rows of this profile.")] = None,
+    include_dirty: Annotated[bool, typer.Option(help="Also rows from a tree with uncommitted changes.")] = False,
 ) -> None:
     """Draw the figures from the rows of the benchmarks alone."""
     from benchmarks.figures import draw
 
-    for figure in draw(rows, out):
+    for figure in draw(rows, out, include_dirty=include_dirty, profile=profile):
         typer.echo(str(figure))
