@@ -26,7 +26,8 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
 
     ``rows``: a frame as :func:`benchmarks.rows.read` returns it, or rows. All of them are shown: choose before, with
     :func:`benchmarks.summary.published`, what may be. Capacity is in requests until no shard is live; n counts the seeds
-    behind the accuracy. What failed is listed below with its reason.
+    behind the accuracy at health; accuracy after deletions counts a seed with nothing to serve as 0 % and says how many
+    those are. A table is wider than ``width`` rather than cut short. What failed is listed below with its reason.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows)
     text = io.StringIO()
@@ -38,11 +39,11 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
         layout = (frame["shards"] == setting.shards) & (frame["slices"] == setting.slices)
         bears = capacity[layout.loc[capacity.index] & (capacity["profile"] == setting.profile)]
         covered |= frame.index.isin(bears.index)
-        console.print(_table(str(setting), here, bears))
+        _show(console, _table(str(setting), here, bears))
     rest = capacity[~covered.loc[capacity.index]]
     for (profile, shards, slices), bears in rest.groupby(["profile", "shards", "slices"]):
         setting = Setting(str(profile), "", "", int(str(shards)), int(str(slices)))
-        console.print(_table(str(setting), frame.iloc[:0], bears))
+        _show(console, _table(str(setting), frame.iloc[:0], bears))
     latency = frame[(frame["question"] == "latency") & (frame["status"] == "ok")]
     for row in latency.itertuples():
         name = label(str(row.method), int(str(row.budget)))
@@ -54,17 +55,21 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
 
 
 def _table(title: str, here: pd.DataFrame, bears: pd.DataFrame) -> Table:
-    accuracy = _healthy(means(here, "test accuracy"))
+    life = means(here, "test accuracy")
+    accuracy = _healthy(life)
+    last, after = _after(life)
     stored = _by_method(means(here, "bytes stored"), "mean")
     columns: dict[str, dict[Key, str]] = {
         "capacity\nderived": _capacity(bears, "derived"),
         "capacity\nsimulated": _capacity(bears, "simulated"),
         "capacity\nmeasured": _capacity(bears, "measured"),
-        "record passes\nup front": _cells(_healthy(means(here, "record passes")), "{:,.0f}", spread=False),
-        "record passes\nper deletion": _cells(means(here, "record passes per deletion"), "{:,.0f}"),
+        "passes\nup front": _cells(_healthy(means(here, "record passes")), "{:,.0f}", spread=False),
+        "passes per\ndeletion": _cells(means(here, "record passes per deletion"), "{:,.0f}"),
+        "down s per\ndeletion": _cells(means(here, "down seconds per deletion"), "{:.3g}"),
         "stored": {key: readable_bytes(mean) for key, mean in stored.items()},
         "accuracy\nat health": _cells(accuracy, "{:.1%}"),
         "n": {key: f"{n:.0f}" for key, n in _by_method(accuracy, "n").items()},
+        f"accuracy\nafter {last}": after,
     }
     columns = {header: cells for header, cells in columns.items() if cells}
     table = Table(title=escape(title), box=SIMPLE_HEAD, title_justify="left", title_style="bold")
@@ -76,6 +81,24 @@ def _table(title: str, here: pd.DataFrame, bears: pd.DataFrame) -> Table:
     for key in sorted(keys, key=lambda key: rank(*key)):
         table.add_row(escape(label(*key)), *(escape(cells.get(key, ABSENT)) for cells in columns.values()))
     return table
+
+
+def _show(console: Console, table: Table) -> None:
+    """Print a table at the width its numbers need: a terminal may wrap it, but no digit is lost."""
+    needed = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+def _after(life: pd.DataFrame) -> tuple[int, dict[Key, str]]:
+    """Return the last number of deletions that any method was measured at, and the accuracy of those that were."""
+    last = int(life["deletions"].fillna(0).max()) if len(life) else 0
+    if last == 0:
+        return 0, {}
+    table = life[(life["deletions"] == last).fillna(False).astype(bool)]
+    offline = _by_method(table, "offline")
+    cells = _cells(table, "{:.1%}")
+    return last, {key: cell + (f" ({offline[key]:.0f} offline)" if offline[key] else "") for key, cell in cells.items()}
 
 
 def _by_method(table: pd.DataFrame, column: str) -> dict[Key, float]:

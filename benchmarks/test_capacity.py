@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.life import stream
 from benchmarks.rows import interval
@@ -23,7 +22,7 @@ BUDGETS = (1, 2, 3, 4, 6)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_closed_form_and_simulation(benchmark: BenchmarkFixture, bench: Workbench, budget: int) -> None:
+def test_closed_form_and_simulation(benchmark: Any, bench: Workbench, budget: int) -> None:
     benchmark.group = "capacity: simulation"
     profile = bench.profile
     about: dict[str, Any] = {"method": "s3t", "budget": budget, "shards": profile.shards, "slices": profile.slices}
@@ -50,7 +49,7 @@ def test_closed_form_and_simulation(benchmark: BenchmarkFixture, bench: Workbenc
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
-def test_real_system(benchmark: BenchmarkFixture, bench: Workbench, tmp_path: Path, budget: int) -> None:
+def test_real_system(benchmark: Any, bench: Workbench, tmp_path: Path, budget: int) -> None:
     """Delete real records, uniformly and each at most once, until no shard is live. The model plays no part."""
     benchmark.group = "capacity: real system"
     profile = bench.profile

@@ -5,13 +5,11 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from pytest_benchmark.fixture import BenchmarkFixture
-
 from benchmarks.life import stream
 from benchmarks.workbench import Workbench
 
 
-def test_one_deletion(benchmark: BenchmarkFixture, bench: Workbench) -> None:
+def test_one_deletion(benchmark: Any, bench: Workbench) -> None:
     """Every round deletes one record from a fresh copy of the same trained run whose chains are in memory."""
     benchmark.group = "latency: one deletion"
     profile = bench.profile

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.life import Life, Point, live, stream
 from benchmarks.profiles import PROFILES
@@ -31,9 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-def test_life(
-    benchmark: BenchmarkFixture, bench: Workbench, data: str, method: str, budget: int, deletes: bool, seed: int
-) -> None:
+def test_life(benchmark: Any, bench: Workbench, data: str, method: str, budget: int, deletes: bool, seed: int) -> None:
     benchmark.group = f"life: {data}"
     layout = bench.layout(method, budget)
     about: dict[str, Any] = {

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from s3t.errors import DataError, LayoutError, RecipeError, did_you_mean
 
@@ -193,7 +193,7 @@ class Recipe(Checked):
     clip: float = 1.0
     max_length: int = 128
     window: int = 16
-    ensemble: Literal["mean-logits", "mean-probabilities", "vote"] = "mean-logits"
+    ensemble: str = "mean-logits"
 
     def __post_init__(self) -> None:
         for name, low, high in _RECIPE_BOUNDS:
@@ -207,7 +207,7 @@ class Recipe(Checked):
         known = ("mean-logits", "mean-probabilities", "vote")
         if self.ensemble not in known:
             raise RecipeError(
-                f"ensemble={self.ensemble!r} is unknown{did_you_mean(str(self.ensemble), known)}; choose from {known}"
+                f"ensemble={self.ensemble!r} is unknown{did_you_mean(self.ensemble, known)}; choose from {known}"
             )
 
 
