@@ -21,7 +21,7 @@ import numpy as np
 from s3t import errors
 from s3t.contract import Provenance, UnlearningSystem
 from s3t.records import Record
-from verify import report
+from verify import derive, report
 from verify.brief import Brief, Scope, make_brief, probes, write_brief
 from verify.cleanroom import OUTCOME, retrain
 from verify.compare import Difference, compare_tensors
@@ -176,16 +176,21 @@ def _stored(evidence: Evidence, state: State, outcome: Outcome) -> Iterator[Find
     from safetensors.torch import load
 
     for node, expected in outcome.tensors.items():
-        folder = evidence.folder / "nodes" / state.survivors[node].key
+        survivor = state.survivors[node]
+        folder = evidence.folder / "nodes" / survivor.key
         full = state.plan.stages[len(node[1]) - 1].kind == "full"
         actual: dict[str, Tensor] = {}
-        for part, file in (("adapter", "model" if full else "adapter_model"), ("head", "head")):
+        adapter = "model" if full else "adapter_model"
+        for part, file, recorded in (("adapter", adapter, survivor.tensors), ("head", "head", survivor.head)):
             try:
                 read = load((folder / f"{file}.safetensors").read_bytes())
             except (OSError, SafetensorError) as error:
                 message = f"{file}.safetensors cannot be read ({type(error).__name__})"
                 yield Finding(CHECK, Verdict.UNDECIDED, message, node_name(*node))
                 break
+            if derive.tensors_digest(read) != recorded:
+                message = f"the ledger's digest of its {part} is not that of the tensors in {file}.safetensors"
+                yield Finding(CHECK, Verdict.VIOLATED, message, node_name(*node))
             actual |= {f"{part}.{name}": tensor for name, tensor in read.items()}
         else:
             yield from differing(compare_tensors(expected, actual), node_name(*node), CHECK, "on disk: ")

@@ -45,7 +45,9 @@ class Planted(System):
 
 def planted(fault: type[Builder] | type[Serving] | type[Facts]) -> type[Planted]:
     """Return the system in which ``fault`` takes the place of the class that it alters."""
-    place = next(name for name, kind in (("builder", Builder), ("serving", Serving), ("facts", Facts)) if _is(fault, kind))
+    place = next(
+        name for name, kind in (("builder", Builder), ("serving", Serving), ("facts", Facts)) if _is(fault, kind)
+    )
     return type(f"Planted{fault.__name__}", (Planted,), {place: fault, "__doc__": fault.__doc__})
 
 
