@@ -15,7 +15,7 @@ from s3t.backbone import Backbone, environment
 from s3t.blocks import ModelState, lora_config
 from s3t.contract import Cost, Progress
 from s3t.digests import tensors_digest
-from s3t.errors import IsolationError
+from s3t.errors import IsolationError, RunError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
 from s3t.ledger import Superseded
@@ -39,12 +39,16 @@ class Builder:
         self.rows = ObservedRows(run.records)
         self.environment = environment(backbone.device)
 
-    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
-        """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too."""
+    def build(self, progress: Progress | None = None, *, down: bool = False, mend: bool = False) -> Cost:
+        """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too.
+
+        ``mend``: first check the files of every surviving node, and train again those that are lost or damaged.
+        """
         total, done = Cost(), 0
         with self.run.building():
             sweep(self.run, self.facts)
-            while missing := self.facts.missing():
+            lost = damaged(self.run, self.facts) if mend else set()
+            while missing := self.facts.missing(lost):
                 node = missing[0]
                 if progress:
                     progress(done, done + len(missing), node.name)
@@ -52,8 +56,12 @@ class Builder:
                 try:
                     total += self.train(node, down=down)
                     done += 1
+                    lost.discard(node)
                 except Superseded:
                     pass
+                except RunError:
+                    if self.run.ledger.count("request") == before:
+                        raise  # no deletion by another process took the parent's files away
                 self.facts.update()
                 if node not in self.facts.alive and self.run.ledger.count("request") == before:
                     raise IsolationError(
@@ -179,6 +187,18 @@ def load_state(run: Run, plan: Plan, chain: Chain) -> ModelState:
     tensors = {a: run.nodes.tensors(fact.key, file, fact.files[file]) for a, (fact, file) in adapters.items()}
     last = chain.nodes[-1]
     return ModelState(tensors, run.nodes.tensors(last.key, HEAD, last.files[HEAD]))
+
+
+def damaged(run: Run, facts: Facts) -> set[Node]:
+    """Return the surviving nodes with a file that is missing or not what the ledger says."""
+    found = set()
+    for node, fact in facts.alive.items():
+        try:
+            for name, digest in fact.files.items():
+                run.nodes.read(fact.key, name, digest)
+        except RunError:
+            found.add(node)
+    return found
 
 
 def sweep(run: Run, facts: Facts) -> None:

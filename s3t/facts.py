@@ -6,6 +6,7 @@ process acknowledged is therefore seen by the next prediction.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -47,9 +48,16 @@ class Facts:
         """Return the chain that each live shard serves."""
         return served(self.plan, self.alive)
 
-    def missing(self) -> list[Node]:
-        """Return the plan's nodes that are not trained or no longer valid, parents first."""
-        return [node for node in nodes(self.plan) if node not in self.alive]
+    def missing(self, lost: Collection[Node] = ()) -> list[Node]:
+        """Return the plan's nodes that are to be trained, parents first.
+
+        Those not trained or no longer valid, those trained from another parent than the one there is now, and ``lost``.
+        """
+        return [node for node in nodes(self.plan) if node in lost or not self._stands(node)]
+
+    def _stands(self, node: Node) -> bool:
+        fact, parent = self.alive.get(node), self.alive.get(node.parent) if node.parent else None
+        return fact is not None and fact.parent == (parent.key if parent else None)
 
     def live_keys(self) -> set[str]:
         """Return the keys of all surviving nodes."""

@@ -52,8 +52,11 @@ class Ledger:
         if not path.is_file():
             raise RunError(f"the run has no ledger ({path.name} is missing); without it nothing may be served")
         self._folder = path.parent
-        self._db = _connect(path)
-        self._check_head()
+        try:
+            self._db = _connect(path)
+            self._check_head()
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"the ledger is damaged ({error}); restore it from a copy, nothing may be served") from error
 
     @staticmethod
     def create(path: Path) -> Ledger:
@@ -160,10 +163,7 @@ class Ledger:
                 raise
 
     def _check_head(self) -> None:
-        try:
-            row = self._db.execute("SELECT * FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"the ledger is damaged ({error}); restore it from a copy, nothing may be served") from error
+        row = self._db.execute("SELECT * FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
         if row and _entry_digest(*row[:4]) != row[4]:
             raise RunError(f"the ledger is damaged: entry {row[0]} does not match its digest; nothing may be served")
 

@@ -200,7 +200,7 @@ class Recipe(Checked):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and low <= value <= high):
                 raise RecipeError(f"{name}={value!r} is out of range: give {low} to {high}")
-            if isinstance(low, float):
+            if isinstance(getattr(Recipe, name), float):
                 object.__setattr__(self, name, float(value))  # 2 and 2.0 epochs are one recipe and have one digest
             elif type(value) is not int:
                 raise RecipeError(f"{name}={value!r} is not a whole number; give {low} to {high}")

@@ -63,6 +63,7 @@ def recover(run: Run, facts: Facts) -> None:
     """Complete acknowledged deletions that a crash cut short: rows, then nodes."""
     if run.records.count("train") != created_rows(run) - run.ledger.tombstones():
         run.records.erase([t for entry in run.ledger.entries("request") for t in entry.body["tags"]])
+    run.records.compact()
     facts.update()
     run.nodes.erase(facts.dropped_keys() & run.nodes.keys())
 

@@ -1,7 +1,9 @@
 """The run's own copy of its records, erased row by row, and the one door through which training reads them. No torch.
 
 Erasure uses SQLite's ``secure_delete`` (freed bytes are overwritten with zeros) and a rollback journal that is deleted at
-commit; what a file system or an SSD keeps below that is out of reach and said so in the README.
+commit. That is not enough: when SQLite splits or merges pages it leaves stale copies of rows in their gaps, where a later
+deletion does not reach them. So the file is rewritten after each erasure, from the retained rows alone. What a file system
+or an SSD keeps below that is out of reach and said so in the README.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ CREATE TABLE records(tag TEXT PRIMARY KEY, id TEXT NOT NULL, shard INTEGER, slic
                      salt BLOB NOT NULL, "commitment" TEXT NOT NULL, content BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX records_slot ON records(split, shard, slice);
 """
+_TO_COMPACT = 1
+"""SQLite's ``user_version`` between the erasure of rows and the rewriting of the file; set in the same transaction."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,18 @@ class RecordStore:
         with no_space(self._folder), self._db:
             before = self._db.total_changes
             self._db.executemany("DELETE FROM records WHERE tag = ? AND split = 'train'", [(t,) for t in tags])
-            return self._db.total_changes - before
+            erased = self._db.total_changes - before
+            if erased:
+                self._db.execute(f"PRAGMA user_version = {_TO_COMPACT}")
+        self.compact()
+        return erased
+
+    def compact(self) -> None:
+        """Rewrite the file if rows were erased since it was last written: what else could hold them is overwritten."""
+        with no_space(self._folder):
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == _TO_COMPACT:
+                self._db.execute("VACUUM")
+                self._db.execute("PRAGMA user_version = 0")
 
     def slot_sizes(self) -> dict[Slot, int]:
         """Return the number of training records per slot that has any."""

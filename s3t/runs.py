@@ -171,5 +171,7 @@ def _read_key(path: Path) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise RunError(f"{path} does not hold {KEY_BYTES} bytes in hex; restore it from a copy: no request can be resolved")
+        raise RunError(
+            f"{path} does not hold {KEY_BYTES} bytes in hex; restore it from a copy: no request can be resolved"
+        )
     return key

@@ -66,7 +66,8 @@ class NodeStore:
         found = hashlib.sha256(content).hexdigest()
         if found != digest:
             raise RunError(
-                f"node {key[:12]}: {name} has sha256 {found[:12]}, the ledger says {digest[:12]}; it is damaged"
+                f"node {key[:12]}: {name} has sha256 {found[:12]}, the ledger says {digest[:12]}; "
+                "it is damaged, run `s3t refresh`"
             )
         return content
 

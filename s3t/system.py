@@ -131,6 +131,7 @@ class System:
         before = facts.live_keys()
         request = requests.delete(run, ids)
         if not request.fresh:
+            requests.recover(run, facts)  # an earlier request that was cut short is completed now
             return Receipt("", (), request.already, (), (), self._offline(), Cost())
         dropped = self._drop(before)
         cost = Cost(seconds=time.perf_counter() - started)
@@ -140,13 +141,14 @@ class System:
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
         """Return scores of shape (len(inputs), classes) from the live shards. OfflineError if there is none."""
-        scores = self._served().predict(inputs)
-        self._forward_passes += len(inputs) * len(self._served().models)
+        serving = self._served()
+        scores = serving.predict(inputs)
+        self._forward_passes += len(inputs) * len(serving.models)
         return scores
 
     def refresh(self, progress: Progress | None = None) -> Cost:
-        """Train the missing nodes on the retained records and swap them in."""
-        return self._build(progress)
+        """Train the missing nodes on the retained records, and those whose files are lost or damaged; swap them in."""
+        return self._build(progress, mend=True)
 
     def provenance(self) -> Provenance:
         """Say what is served now, from the models in memory and the reads observed when their nodes were trained."""
@@ -271,13 +273,13 @@ class System:
 
         return Builder(run, self._loaded(), facts)
 
-    def _build(self, progress: Progress | None, *, down: bool = False) -> Cost:
+    def _build(self, progress: Progress | None, *, down: bool = False, mend: bool = False) -> Cost:
         from s3t.training import KERNEL
 
         run, facts = self._opened()
         if run.config.kernel != KERNEL:
             raise RunError(f"{self.path} was trained by kernel {run.config.kernel!r}, this is {KERNEL!r}; train anew")
-        return self._builder(run, facts).build(progress, down=down)
+        return self._builder(run, facts).build(progress, down=down, mend=mend)
 
     def _serving_for(self, run: Run) -> Serving:
         from s3t.serving import Serving
