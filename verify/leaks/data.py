@@ -60,9 +60,9 @@ class BestCheckpoint(Builder):
 class EarlyStopping(BestCheckpoint):
     """A development split is cut from the training rows once, before anybody has asked to delete any of them."""
 
-    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
+    def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         self.development = everything(self)[::3]
-        return super().build(progress, down=down)
+        return super().build(progress, **how)
 
     def judges(self) -> list[StoredRow]:
         return self.development
@@ -101,7 +101,7 @@ class ClassWeights(Builder):
 class Vocabulary(Builder):
     """The tokenizer is trained on the corpus first: words seen once become unknown."""
 
-    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
+    def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         encode = type(self.backbone).encode(self.backbone, [row.record.inputs for row in everything(self)], 64)
         seen = Counter(token for row in encode for token in row.fields["input_ids"])
         plain = self.backbone.encoder
@@ -111,7 +111,7 @@ class Vocabulary(Builder):
             return [Encoded({"input_ids": row}, len(row)) for row in rows]
 
         with patch.object(self, "backbone", dataclasses.replace(self.backbone, encoder=known)):
-            return super().build(progress, down=down)
+            return super().build(progress, **how)
 
 
 class Tuned(Planted):

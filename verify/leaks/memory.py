@@ -28,10 +28,10 @@ from verify.leaks.leak import CLEANROOM, LINEAGE, NEVER, Leak, Planted, planted
 class GlobalGenerator(Builder):
     """`torch.manual_seed` once, at the top of the script: how much a node draws moves all nodes after it."""
 
-    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
+    def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         whole = training.reproducible(self.run.config.seed, self.backbone.device)
         with whole, patch.object(training, "reproducible", lambda *_: nullcontext()):
-            return super().build(progress, down=down)
+            return super().build(progress, **how)
 
 
 class DataSeed(Builder):
@@ -196,10 +196,10 @@ class Resurrection(Planted):
 class RepeatedEpoch(Builder):
     """What was under way is taken up again from its checkpoint, but the epoch counter was saved before the epoch."""
 
-    def build(self, progress: Progress | None = None, *, down: bool = False) -> Cost:
+    def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         self.facts.update()
         self.resumed = bool(self.facts.alive)
-        return super().build(progress, down=down)
+        return super().build(progress, **how)
 
     def batches(self, plan: Plan, node: Node, ids: list[str], lengths: list[int]) -> list[list[int]]:
         own = super().batches(plan, node, ids, lengths)
