@@ -26,6 +26,7 @@ def bench(
         request.config.stash[ROWS] = workbench.write(folder)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the comparison table of what this session measured."""
     files = config.stash.get(ROWS, [])

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from s3t.records import Recipe
 
-LORA = Recipe()
-FULL = Recipe(lr=1e-4, head_lr=1e-3)
+LORA = Recipe(lr=4e-3, head_lr=1e-2)
+SEQUENTIAL = Recipe(lr=4e-3, head_lr=3e-3)
+FULL = Recipe(lr=2e-4, head_lr=1e-2)
 """Full fine-tuning wants a smaller step than LoRA."""
 
 
@@ -44,7 +45,11 @@ class Profile:
 
     def recipe(self, method: str) -> Recipe:
         """Return the recipe of a method: its own if it has one, else that of its kind of training."""
-        return self.recipes.get(method, FULL if method.endswith(("-full", "-full-lazy")) else LORA)
+        if method in self.recipes:
+            return self.recipes[method]
+        if method.endswith(("-full", "-full-lazy")):
+            return FULL
+        return SEQUENTIAL if method == "sequential" else LORA
 
 
 _SHORT = Recipe(epochs=1, batch_size=16)
@@ -86,7 +91,7 @@ PROFILES: dict[str, Profile] = {
         ),
         healthy=(("retrain-full", 1),),
         checkpoints=(0, 4, 12, 24),
-        individually=2,
+        individually=1,
         streams=20,
         trials=100_000,
         rounds=20,

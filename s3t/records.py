@@ -186,7 +186,7 @@ class Recipe(Checked):
     targets: tuple[str, ...] = ()
     epochs: float = 4.0
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 4e-3
     head_lr: float = 1e-2
     weight_decay: float = 0.01
     warmup: float = 0.06
