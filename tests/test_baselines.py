@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ RECIPE = Recipe(rank=1, epochs=2.0, batch_size=8)
 LAYOUT = Layout(2, 2, 1)
 RECORDS = [Record(f"row-{i:02d}", {"text": f"cat number {i}"}, i % 2) for i in range(24)]
 PROBE = [{"text": "the cat"}, {"text": "number 7"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tiny model is too small for more; beside other processes they only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

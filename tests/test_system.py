@@ -44,6 +44,15 @@ def _folders(path: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (path / "nodes").iterdir()}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tiny model is too small for more; beside other processes they only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tiny() -> Backbone:
     return backbone.load("tiny", torch.device("cpu"))

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +29,15 @@ STAGES = s3t_plan(Layout(1, 3, 1), RECIPE, 6).stages
 FULL = (Stage("full", "full", tuple(range(6)), 1.0),)
 SEEDS = [Seeds(11, 12, 13), Seeds(21, 22, 23), Seeds(31, 32, 33)]
 BATCHES = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [9, 0, 5, 2], [1]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The tiny model is too small for more; beside other processes they only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
