@@ -30,7 +30,8 @@ class GlobalGenerator(Builder):
 
     def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         whole = training.reproducible(self.run.config.seed, self.backbone.device)
-        with whole, patch.object(training, "reproducible", lambda *_: nullcontext()):
+        never = patch.object(training.torch, "manual_seed", lambda *_: None)
+        with whole, patch.object(training, "reproducible", lambda *_: nullcontext()), never:
             return super().build(progress, **how)
 
 
