@@ -12,7 +12,7 @@ from s3t.records import Recipe
 
 LORA = Recipe(lr=4e-3, head_lr=1e-2)
 SEQUENTIAL = Recipe(lr=4e-3, head_lr=3e-3)
-FULL = Recipe(lr=2e-4, head_lr=1e-2)
+FULL = Recipe(lr=1e-4, head_lr=3e-3)
 """Full fine-tuning wants a smaller step than LoRA."""
 
 

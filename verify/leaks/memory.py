@@ -30,7 +30,7 @@ class GlobalGenerator(Builder):
 
     def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         whole = training.reproducible(self.run.config.seed, self.backbone.device)
-        never = patch.object(training.torch, "manual_seed", lambda *_: None)
+        never = patch.object(torch, "manual_seed", lambda *_: None)
         with whole, patch.object(training, "reproducible", lambda *_: nullcontext()), never:
             return super().build(progress, **how)
 
