@@ -48,8 +48,12 @@ def audit(
     began = time.monotonic()
     wanted = resolve_levels(levels)
     evidence = read_evidence(run)
-    provenance = system.provenance()
     problems, state = list(evidence.problems), None
+    try:
+        provenance = system.provenance()
+    except S3TError as error:
+        found = [Finding("evidence", Verdict.UNDECIDED, f"the system cannot say what it serves: {error}")]
+        return Report(str(run), type(system).__name__, "", wanted, tuple(found), (), time.monotonic() - began)
     if not problems:
         try:
             state = derive_state(evidence)
