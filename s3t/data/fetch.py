@@ -54,7 +54,9 @@ def fetch(name: str, cache: str | os.PathLike[str] | None = None, progress: Prog
             _fill(pack, root, folder, progress or (lambda line: None))
         _verify(pack, folder)
     except _DAMAGED as error:
-        raise pack.fault(f"an archive of pack {pack.name!r} is damaged ({error}): fetch it again") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")
+        remedy = f"fetch it again, without what was carried to {root / 'packages'}"
+        raise pack.fault(f"an archive of pack {pack.name!r} is damaged ({reason}): {remedy}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some, or set S3T_CACHE to a folder on another disk"

@@ -1,61 +1,145 @@
-"""Data sets by hub name (``owner/name`` or ``owner/name:config``) through the ``datasets`` library.
+"""Data sets by hub name (``owner/name``, ``owner/name:config``, ``glue/sst2``) through the ``datasets`` library.
 
-``datasets`` keeps its own cache of what it downloads; that copy is outside every run folder and is not erased by a deletion.
+``datasets`` keeps a copy of what it downloads in its own cache; that copy is outside every run folder and no deletion
+erases it. A local folder in the hub's format (parquet files, a README.md with the features) is read without a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.errors import DataError, did_you_mean
 from s3t.records import Dataset, Record
 
+GLUE: Mapping[str, str] = {
+    "cola": "sentence",
+    "mnli": "premise,hypothesis",
+    "mrpc": "sentence1,sentence2",
+    "qnli": "question,sentence",
+    "qqp": "question1,question2",
+    "rte": "sentence1,sentence2",
+    "sst2": "sentence",
+    "wnli": "sentence1,sentence2",
+}
+"""The text columns of GLUE's classification tasks; ``glue/TASK`` is short for ``nyu-mll/glue:TASK`` with these columns."""
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_HIDDEN = (None, -1)
+_TIMEOUT = 10.0
+
+
+def is_hub_name(name: str) -> bool:
+    """Say whether ``name`` has the form ``owner/name`` or ``owner/name:config``."""
+    return _NAME.fullmatch(name) is not None
+
 
 def load_hub(
     name: str,
     *,
-    text: str = "text",
+    text: str | None = None,
     label: str = "label",
     id: str | None = None,
     classes: Sequence[str] | None = None,
+    validation: str | None = None,
+    test: str | None = None,
 ) -> Dataset:
-    """Return a hub data set. ``text`` may name two columns (``question,sentence``) for sentence pairs.
+    """Return a hub data set, or that of a local folder in the hub's format.
 
-    Classes are the label feature's own names unless declared. A test split with hidden labels is not used; missing
-    splits are carved from the training split by a hash of the id. Raises DataError if it cannot be reached or read.
+    ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``.
+    ``id``: column of the ids, else the split and position of the row. Classes are the label feature's own names unless
+    declared. ``validation``, ``test``: the splits' names. A test split whose labels are hidden (-1) is not used: the
+    validation split is the test then, and validation is a tenth of train by a hash of the id. Rows without text or label are
+    left out. Raises DataError if the data cannot be reached or is not as declared.
     """
-    import datasets
-
     path, _, config = name.partition(":")
+    usual = "validation"
+    if path.startswith("glue/") and path.removeprefix("glue/") in GLUE and not config:
+        path, config = "nyu-mll/glue", path.removeprefix("glue/")
+        text = text or GLUE[config]
+        usual = "validation_matched" if config == "mnli" else usual
+    columns = [column.strip() for column in (text or "text").split(",")]
+    if len(columns) > 2:
+        raise DataError(f"text={text!r} names {len(columns)} columns; give one, or two separated by a comma")
+    with tempfile.TemporaryDirectory(prefix="s3t-hub-") as scratch:  # holds what is made of a local folder, for now
+        tables = _load(name, path, config, scratch)
+        if "train" not in tables:
+            raise DataError(f"data {name!r} has no train split; it has {', '.join(map(str, tables))}")
+        train = tables["train"]
+        _check_columns(name, train.column_names, [*columns, label, *([id] if id else [])])
+        chosen = _choose_splits(name, tables, label, validation, test, usual)
+        own = getattr(train.features[label], "names", None)
+        known = tuple(classes or own or ())
+        if len(known) < 2:
+            raise DataError(f"column {label!r} of {name!r} does not name its classes; declare them with --classes")
+        parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
+        for split, source in chosen.items():
+            for number, row in enumerate(tables[source]):
+                texts = ["" if row[column] is None else str(row[column]) for column in columns]
+                if row[label] in _HIDDEN or not texts[0].strip():
+                    continue
+                record_id = str(row[id]) if id else f"{source}-{number:07d}"
+                inputs = dict(zip(("text", "text_pair"), texts, strict=False))
+                answer = own[row[label]] if own else str(row[label])
+                record = Record(record_id, inputs, _index(known, answer, record_id))
+                parts[_place(record_id, split, chosen)].append(record)
+    return Dataset(name, known, tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), source=name)
+
+
+def _load(name: str, path: str, config: str, scratch: str) -> Mapping[str, Any]:
+    """Return the splits. Without a connection this fails at once, where ``datasets`` would try five times over."""
+    import datasets
+    from huggingface_hub import HfApi, constants
+
     datasets.disable_progress_bars()
+    local = Path(path).is_dir()
     try:
-        loaded = datasets.load_dataset(path, config or None)
-    except Exception as error:  # the library raises many kinds for one fault: not reachable here
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not local and not constants.HF_HUB_OFFLINE:
+            HfApi().dataset_info(path, timeout=_TIMEOUT)
+        loaded: Mapping[str, Any] = datasets.load_dataset(path, config or None, cache_dir=scratch if local else None)
+    except Exception as error:  # the libraries raise many kinds for one fault: not reachable, or not a data set
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(
-            f"data {name!r} cannot be loaded from the hub: {first}. Check the name and the connection"
+            f"data {name!r} is no pack and no file here, and cannot be loaded from the hub: {reason}. Check the name and the "
+            "connection; with HF_HUB_OFFLINE=1 only what an earlier run left in the hub's cache is used"
         ) from error
-    if "train" not in loaded:
-        raise DataError(f"data {name!r} has no train split; it has {', '.join(map(str, loaded))}")
-    columns = [column.strip() for column in text.split(",")]
-    _check_columns(name, loaded["train"].column_names, [*columns, label, *([id] if id else [])])
-    names = _class_names(name, loaded["train"], label, classes)
-    own = {
-        split: loaded[split] for split in ("validation", "test") if split in loaded and _labelled(loaded[split], label)
-    }
-    assign = {(False, False): three_way, (True, False): carve_test, (False, True): carve_validation}.get(
-        ("validation" in own, "test" in own)
-    )
-    parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
-    for split, table in (("train", loaded["train"]), *own.items()):
-        for number, row in enumerate(table):
-            record_id = str(row[id]) if id else f"{split}-{number:07d}"
-            inputs = dict(zip(("text", "text_pair"), (str(row[column]) for column in columns), strict=False))
-            place: Any = assign(record_id) if split == "train" and assign else split
-            parts[place].append(Record(record_id, inputs, _index(names, row[label], record_id)))
-    return Dataset(name, names, tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), source=name)
+    return loaded
+
+
+def _choose_splits(
+    name: str, tables: Mapping[str, Any], label: str, validation: str | None, test: str | None, usual: str
+) -> dict[Split, str]:
+    """Return our split -> the hub's, for those that have one of their own; ``usual`` is validation's common name."""
+    chosen: dict[Split, str] = {"train": "train"}
+    wishes: tuple[tuple[Split, str | None, str], ...] = (("validation", validation, usual), ("test", test, "test"))
+    for split, asked, common in wishes:
+        source = asked or common
+        if source in tables and _labelled(tables[source], label):
+            chosen[split] = source
+        elif asked is not None and asked in tables:
+            raise DataError(f"split {asked!r} of {name!r} hides its labels; name another one for {split}")
+        elif asked is not None:
+            known = [str(table) for table in tables]
+            raise DataError(
+                f"data {name!r} has no split {asked!r} for {split}{did_you_mean(asked, known)}; it has {', '.join(known)}"
+            )
+    if "test" not in chosen and "validation" in chosen and validation is None:
+        chosen["test"] = chosen.pop("validation")
+    if len(set(chosen.values())) < len(chosen):
+        raise DataError(f"data {name!r}: the splits {chosen} are not apart; a record in two could not be deleted")
+    return chosen
+
+
+def _place(record_id: str, split: Split, chosen: Mapping[Split, str]) -> Split:
+    if split != "train":
+        return split
+    if "test" in chosen:
+        return "train" if "validation" in chosen else carve_validation(record_id)
+    return carve_test(record_id) if "validation" in chosen else three_way(record_id)
 
 
 def _check_columns(name: str, known: Sequence[str], wanted: Sequence[str]) -> None:
@@ -66,24 +150,11 @@ def _check_columns(name: str, known: Sequence[str], wanted: Sequence[str]) -> No
             )
 
 
-def _class_names(name: str, table: Any, label: str, declared: Sequence[str] | None) -> tuple[str, ...]:
-    if declared is not None:
-        return tuple(declared)
-    names = getattr(table.features[label], "names", None)
-    if not names:
-        raise DataError(f"column {label!r} of {name!r} does not name its classes; declare them with --classes")
-    return tuple(names)
-
-
 def _labelled(table: Any, label: str) -> bool:
-    return len(table) > 0 and all(value not in (-1, None) for value in table[label])
+    return label in table.column_names and any(value not in _HIDDEN for value in table[label])
 
 
-def _index(names: tuple[str, ...], value: Any, record_id: str) -> int:
-    if isinstance(value, int) and 0 <= value < len(names):
-        return value
-    if str(value) in names:
-        return names.index(str(value))
-    raise DataError(
-        f"record {record_id!r} has label {value!r}, which is not among {list(names)}; declare it with --classes"
-    )
+def _index(known: tuple[str, ...], answer: str, record_id: str) -> int:
+    if answer not in known:
+        raise DataError(f"record {record_id!r} has label {answer!r}, which is not among {list(known)}; see --classes")
+    return known.index(answer)

@@ -5,18 +5,14 @@ The classes must not depend on deletable rows: they are declared, or taken from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
+from s3t.data.tables import read_table
 from s3t.errors import DataError, did_you_mean
 from s3t.records import Dataset, Record
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-ENDINGS = (".csv", ".jsonl", ".parquet")
 
 Raw = tuple[str, str, str]
 """(id, text, class name)."""
@@ -36,40 +32,76 @@ def load_local(
     """Return the records of ``path`` (.csv, .jsonl or .parquet) as a data set; inputs are ``{"text": ...}``.
 
     ``id``: column with stable, unique ids; without it a row's id is its position in the file (``row-000001``), so that
-    editing the file later would give other records the ids. ``validation``, ``test``: files of the never-deletable splits;
-    without them records are assigned by a hash of their id, 10 % each. Raises DataError, naming row or column and a remedy,
-    for anything that cannot be read as declared.
+    editing the file later would give other records the ids. ``validation``, ``test``: files of the never-deletable splits,
+    read with the same columns; a split without a file is a tenth of ``path`` by a hash of the id. ``classes``: all labels
+    in index order; without them the sorted labels of validation and test. ``source`` is a spec that loads the same
+    again. Raises DataError, naming row or column and a remedy, for anything that cannot be read as declared.
     """
-    main = _rows(Path(path), text, label, id, "row")
-    parts: dict[Split, list[Raw]] = {"train": [], "validation": [], "test": []}
+    files: dict[Split, Path] = {"train": Path(path)}
     if validation is not None:
-        parts["validation"] = _rows(Path(validation), text, label, id, "validation")
+        files["validation"] = Path(validation)
     if test is not None:
-        parts["test"] = _rows(Path(test), text, label, id, "test")
-    assign = {
-        (False, False): three_way,
-        (True, False): carve_test,
-        (False, True): carve_validation,
-        (True, True): _all_train,
-    }[validation is not None, test is not None]
-    for row in main:
+        files["test"] = Path(test)
+    _check_apart(files)
+    given = {split: _rows(file, text, label, id, split) for split, file in files.items()}
+    assign = _assignment(validation is not None, test is not None)
+    parts: dict[Split, list[Raw]] = {
+        "train": [],
+        "validation": given.get("validation", []),
+        "test": given.get("test", []),
+    }
+    for row in given["train"]:
         parts[assign(row[0])].append(row)
+    _check_ids(parts, files)
+    if not parts["train"]:
+        raise DataError(f"{path} leaves no records to train on after validation and test; give more rows")
     chosen = _classes(parts, classes, str(path))
     index = {known: position for position, known in enumerate(chosen)}
     records = {
         split: tuple(Record(row_id, {"text": words}, index[answer]) for row_id, words, answer in rows)
         for split, rows in parts.items()
     }
-    return Dataset(
-        name or Path(path).stem, chosen, records["train"], records["validation"], records["test"], source=str(path)
-    )
+    options = {"text": None if text == "text" else text, "label": None if label == "label" else label, "id": id}
+    options |= {"validation": _word(validation), "test": _word(test), "name": name}
+    source = write_spec(str(path), {**options, "classes": None if classes is None else list(classes)})
+    title = name or Path(path).stem
+    return Dataset(title, chosen, records["train"], records["validation"], records["test"], source)
 
 
-def _all_train(_: str) -> Split:
-    return "train"
+def _word(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
-def _classes(parts: dict[Split, list[Raw]], declared: Sequence[str] | None, where: str) -> tuple[str, ...]:
+def _assignment(validation: bool, test: bool) -> Callable[[str], Split]:
+    """Return how the main file's records are split, given which of the other splits have files of their own."""
+    if validation and test:
+        return lambda record_id: "train"
+    return carve_test if validation else carve_validation if test else three_way
+
+
+def _check_apart(files: Mapping[Split, Path]) -> None:
+    seen: dict[Path, Split] = {}
+    for split, file in files.items():
+        place = file.resolve()
+        if place in seen:
+            raise DataError(
+                f"{file} is given as {seen[place]} and as {split}; a record that is in both could not be deleted"
+            )
+        seen[place] = split
+
+
+def _check_ids(parts: Mapping[Split, Sequence[Raw]], files: Mapping[Split, Path]) -> None:
+    """Raise DataError for an id that two files share; each file by itself was checked row by row."""
+    seen: dict[str, Split] = {}
+    for split, rows in parts.items():
+        for row_id, _, _ in rows:
+            if row_id in seen:
+                both = " and ".join(str(files.get(each, files["train"])) for each in (seen[row_id], split))
+                raise DataError(f"record id {row_id!r} occurs twice, in {both}; ids must be unique over all splits")
+            seen[row_id] = split
+
+
+def _classes(parts: Mapping[Split, Sequence[Raw]], declared: Sequence[str] | None, where: str) -> tuple[str, ...]:
     if declared is None:
         chosen = tuple(sorted({answer for split in ("validation", "test") for _, _, answer in parts[split]}))
         origin = f"the classes {list(chosen)} of its validation and test records"
@@ -90,18 +122,17 @@ def _classes(parts: dict[Split, list[Raw]], declared: Sequence[str] | None, wher
     return chosen
 
 
-def _rows(path: Path, text: str, label: str, id_column: str | None, prefix: str) -> list[Raw]:
-    table = _read(path)
-    for column in (text, label, *([id_column] if id_column else [])):
-        if column not in table.columns:
-            names = [str(name) for name in table.columns]
-            raise DataError(f"{path} has no column {column!r}{did_you_mean(column, names)}; it has {', '.join(names)}")
-    if table.empty:
+def _rows(path: Path, text: str, label: str, id_column: str | None, split: Split) -> list[Raw]:
+    table = read_table(path)
+    columns = [table.column(name) for name in (text, label)]
+    prefix = "row" if split == "train" else split
+    ids = [f"{prefix}-{number:06d}" for number in range(1, len(columns[0]) + 1)]
+    if id_column is not None:
+        ids = table.column(id_column)
+    if not ids:
         raise DataError(f"{path} has no rows; give a file with records")
-    rows: list[Raw] = []
     seen: dict[str, int] = {}
-    for number, (_, row) in enumerate(table.iterrows(), start=1):
-        row_id = f"{prefix}-{number:06d}" if id_column is None else _cell(row[id_column])
+    for number, (row_id, words, answer) in enumerate(zip(ids, *columns, strict=True), start=1):
         if not row_id:
             raise DataError(f"{path}: row {number} has no {id_column!r}; every record needs an id")
         if row_id in seen:
@@ -109,35 +140,7 @@ def _rows(path: Path, text: str, label: str, id_column: str | None, prefix: str)
                 f"{path}: record id {row_id!r} occurs twice, in rows {seen[row_id]} and {number}; make ids unique"
             )
         seen[row_id] = number
-        words, answer = _cell(row[text]), _cell(row[label])
-        if not words.strip():
-            raise DataError(f"{path}: row {number} ({row_id!r}) has no {text!r}; drop it or fill it in")
-        if not answer:
-            raise DataError(f"{path}: row {number} ({row_id!r}) has no {label!r}; drop it or fill it in")
-        rows.append((row_id, words, answer))
-    return rows
-
-
-def _cell(value: object) -> str:
-    if value is None or value != value:  # None or NaN
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if path.suffix not in ENDINGS:
-        raise DataError(f"{path} has the unknown ending {path.suffix!r}; give one of {', '.join(ENDINGS)}")
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; check the path")
-    try:
-        if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=str, keep_default_na=False)
-        if path.suffix == ".jsonl":
-            return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-        return pd.read_parquet(path)
-    except (OSError, ValueError, UnicodeError) as error:
-        raise DataError(f"{path} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
+        for column, cell in ((text, words.strip()), (label, answer)):
+            if not cell:
+                raise DataError(f"{path}: row {number} ({row_id!r}) has no {column!r}; drop it or fill it in")
+    return list(zip(ids, *columns, strict=True))

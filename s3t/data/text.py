@@ -79,7 +79,7 @@ def _snippets(file: str, prefix: str) -> Callable[[Path], Iterator[Line]]:
 
     def lines(folder: Path) -> Iterator[Line]:
         raw = (folder / f"{file}_GroundTruth.txt").read_text(encoding="utf-8", errors="replace")
-        for position, line in enumerate(raw.splitlines()):
+        for position, line in enumerate(raw.split("\n")):
             parts = line.split("\t", 2)
             if len(parts) == 3 and float(parts[1]) != 0.0:
                 record_id = f"{prefix}-{position:05d}"

