@@ -1,4 +1,5 @@
-"""How large the benchmarks are: smoke (CI, tiny random model), quick (default), full (hours).
+"""How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
+deletions, about half an hour), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
 """
@@ -22,8 +23,9 @@ class Profile:
 
     ``limits``: training, validation and test records used (None: all). ``cases``: (method, budget) pairs whose life is
     measured; ``healthy``: pairs measured before deletions only, being too dear for more here. ``checkpoints``: numbers of
-    deletions after which accuracy is measured. ``individually``: deletions that eager methods execute one by one, before
-    the rest are batched up to each checkpoint (by exactness the model is the same; the cost of the rest is derived).
+    deletions after which accuracy is measured; ``eager_checkpoints``: the same for methods that retrain at each deletion.
+    ``individually``: deletions that these execute one by one, before the rest are batched up to each checkpoint (by
+    exactness the model is the same; the cost of the rest is derived).
     ``streams``: deletion streams per budget in the capacity measurement; ``trials``: simulated lives per cell.
     """
 
@@ -37,6 +39,7 @@ class Profile:
     cases: tuple[tuple[str, int], ...]
     healthy: tuple[tuple[str, int], ...]
     checkpoints: tuple[int, ...]
+    eager_checkpoints: tuple[int, ...]
     individually: int
     streams: int
     trials: int
@@ -66,6 +69,7 @@ PROFILES: dict[str, Profile] = {
         cases=(("s3t", 1), ("s3t", 3), ("sequential", 1), ("sisa-lora", 1), ("sisa-lora-lazy", 1), ("retrain-lora", 1)),
         healthy=(("sisa-full-lazy", 1), ("retrain-full", 1)),
         checkpoints=(0, 2, 5),
+        eager_checkpoints=(0, 5),
         individually=1,
         streams=5,
         trials=2_000,
@@ -91,6 +95,24 @@ PROFILES: dict[str, Profile] = {
         ),
         healthy=(("retrain-full", 1),),
         checkpoints=(0, 4, 12, 24),
+        eager_checkpoints=(0, 24),
+        individually=1,
+        streams=20,
+        trials=100_000,
+        rounds=20,
+    ),
+    "health": Profile(
+        name="health",
+        model="minilm",
+        data=("trec6",),
+        limits=None,
+        shards=4,
+        slices=3,
+        seeds=(0, 1, 2),
+        cases=(("s3t", 1),),
+        healthy=(("retrain-lora", 1), ("sequential", 1), ("sisa-lora-lazy", 1), ("retrain-full", 1)),
+        checkpoints=(0, 8, 16, 24),
+        eager_checkpoints=(0,),
         individually=1,
         streams=20,
         trials=100_000,
@@ -120,6 +142,7 @@ PROFILES: dict[str, Profile] = {
         ),
         healthy=(),
         checkpoints=(0, 1, 2, 4, 8, 12, 16, 24, 32),
+        eager_checkpoints=(0, 8, 16, 32),
         individually=4,
         streams=100,
         trials=1_000_000,

@@ -36,7 +36,7 @@ __all__ = [
 
 SCHEMA = 1
 QUESTIONS = ("capacity", "cost", "accuracy", "latency", "storage")
-PROFILES = ("smoke", "quick", "full")
+PROFILES = ("smoke", "quick", "health", "full")
 KINDS = ("measured", "derived", "claimed", "simulated")
 STATUSES = ("ok", "failed", "not-run")
 MACHINE = ("cpu", "cores", "gpu", "os")
@@ -57,7 +57,7 @@ class Row:
     """
 
     question: Literal["capacity", "cost", "accuracy", "latency", "storage"]
-    profile: Literal["smoke", "quick", "full"]
+    profile: Literal["smoke", "quick", "health", "full"]
     method: str
     budget: int
     shards: int

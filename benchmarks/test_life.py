@@ -61,10 +61,9 @@ def _measure(bench: Workbench, data: str, method: str, budget: int, deletes: boo
     dataset, profile = bench.dataset(data), bench.profile
     system = bench.trained(method, budget, data, seed)
     try:
-        last = profile.checkpoints[-1] if deletes else 0
-        requests = stream([record.id for record in dataset.train], last, seed)
         eager = system.config.plan.eager
-        checkpoints = profile.checkpoints if deletes else (0,)
+        checkpoints = (profile.eager_checkpoints if eager else profile.checkpoints) if deletes else (0,)
+        requests = stream([record.id for record in dataset.train], profile.checkpoints[-1], seed)[: checkpoints[-1]]
         return live(system, dataset.test, requests, checkpoints, individually=profile.individually if eager else None)
     finally:
         system.close()

@@ -44,35 +44,41 @@ class Builder:
 
         ``mend``: first check the files of every surviving node, and train again those that are lost or damaged.
         """
-        total, done = Cost(), 0
         with self.run.building():
             sweep(self.run, self.facts)
-            lost = damaged(self.run, self.facts) if mend else set()
-            while missing := self.facts.missing(lost):
-                node = missing[0]
-                if progress:
-                    progress(done, done + len(missing), node.name)
-                before = self.run.ledger.count("request")
-                try:
-                    total += self.train(node, down=down)
-                    done += 1
-                    lost.discard(node)
-                except Superseded:
-                    pass
-                except RunError:
-                    if self.run.ledger.count("request") == before:
-                        raise  # no deletion by another process took the parent's files away
-                self.facts.update()
-                if node not in self.facts.alive and self.run.ledger.count("request") == before:
-                    raise IsolationError(
-                        f"{node.name} was trained, yet the ledger does not have it; nothing can follow it"
-                    )
+            try:
+                return self._train_missing(damaged(self.run, self.facts) if mend else set(), progress, down)
+            finally:
+                self._note_strays()
+
+    def _train_missing(self, lost: set[Node], progress: Progress | None, down: bool) -> Cost:
+        total, done = Cost(), 0
+        while missing := self.facts.missing(lost):
+            node = missing[0]
             if progress:
-                progress(done, done, "done")
-            if self.rows.stray:
-                self.run.ledger.append("stray", {"tags": sorted(tag(self.run.key, i) for i in self.rows.stray)})
-                self.rows.stray.clear()
+                progress(done, done + len(missing), node.name)
+            before = self.run.ledger.count("request")
+            try:
+                total += self.train(node, down=down)
+                done += 1
+                lost.discard(node)
+            except Superseded:
+                pass
+            except RunError:
+                if self.run.ledger.count("request") == before:
+                    raise  # no deletion by another process took the parent's files away
+            self.facts.update()
+            if node not in self.facts.alive and self.run.ledger.count("request") == before:
+                raise IsolationError(f"{node.name} was trained, yet the ledger does not have it; nothing can follow it")
+        if progress:
+            progress(done, done, "done")
         return total
+
+    def _note_strays(self) -> None:
+        """Put reads outside any node on record, also when the build fails."""
+        if self.rows.stray:
+            self.run.ledger.append("stray", {"tags": sorted(tag(self.run.key, i) for i in self.rows.stray)})
+            self.rows.stray.clear()
 
     def train(self, node: Node, *, down: bool) -> Cost:
         """Train and record one node. Superseded if a deletion hit its slots meanwhile."""
