@@ -19,6 +19,8 @@ from s3t.system import System
 
 METRIC = {"question": "capacity", "metric": "deletions to dead system", "unit": "requests"}
 BUDGETS = (1, 2, 3, 4, 6)
+REAL_BUDGETS = (1, 2, 3)
+"""Beyond the number of slices there are no new first slices, so the same requests end a system in the same deletion."""
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -48,7 +50,7 @@ def test_closed_form_and_simulation(benchmark: Any, bench: Workbench, budget: in
     assert abs(found.mean - exact) < 5 * found.standard_error
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("budget", REAL_BUDGETS)
 def test_real_system(benchmark: Any, bench: Workbench, tmp_path: Path, budget: int) -> None:
     """Delete real records, uniformly and each at most once, until no shard is live. The model plays no part."""
     benchmark.group = "capacity: real system"
