@@ -80,6 +80,16 @@ class Case:
         """The records that were never deleted."""
         return tuple(record for record in self.records if record.id not in self.deleted)
 
+    def never_ingested(self) -> tuple[Event, ...]:
+        """Return what must happen to a reference that never meets the deleted records, by what the system claims.
+
+        "retrained": nothing but additions of orders, for the fresh fit is what is claimed. "non-interference": the same
+        history; :func:`play` turns its deletions into the same slot mask.
+        """
+        if self.system.provenance().claim == "retrained":
+            return tuple(event for event in self.history if event.kind == "extend")
+        return self.history
+
 
 class CannotPlayError(S3TError):
     """A system cannot be brought through a history: a capability is missing, or an operation failed."""
