@@ -22,7 +22,10 @@ from s3t.errors import DataError, ModelError, did_you_mean
 from s3t.records import Inputs, canonical_json, sha256
 
 TINY = "tiny"
-"""Name of the small randomly initialised encoder that tests and the smoke profile use; it has learned nothing."""
+"""Name of the small randomly initialised encoder that tests and the smoke profile use; it has learned nothing.
+
+It has 6 layers of 32 features; ``tiny-N`` has N layers of 16 (2 for very many small runs, 12 where indices have two digits).
+"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     """
     device = device or default_device()
     if name == TINY:
-        model, encoder, pad, words = _tiny()
+        model, encoder, pad, words = _tiny(6, 32)
+    elif (depth := name.removeprefix(TINY + "-")).isdecimal() and 1 <= int(depth) <= 99:
+        model, encoder, pad, words = _tiny(int(depth), 16)
     else:
         model, encoder, pad, words = _pretrained(name, device)
     kind = str(model.config.model_type)
@@ -182,16 +187,16 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
     return model, encode, pad, words
 
 
-def _tiny() -> Loaded:
-    """Build the tiny encoder: BERT of 6 layers x 32, words hashed into a fixed vocabulary, weights from a fixed seed."""
+def _tiny(layers: int, hidden: int) -> Loaded:
+    """Build a tiny encoder: BERT, words hashed into a fixed vocabulary, weights from a fixed seed."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
         vocab_size=512,
-        hidden_size=32,
-        num_hidden_layers=6,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        intermediate_size=64,
+        intermediate_size=2 * hidden,
         max_position_embeddings=64,
         attn_implementation="sdpa",  # type: ignore[call-arg]
     )
