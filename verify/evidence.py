@@ -31,11 +31,12 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One fact of the ledger."""
+    """One fact of the ledger. ``digest`` chains it to all facts before it."""
 
     seq: int
     kind: str
     body: Mapping[str, Any]
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class Evidence:
     entries: tuple[Entry, ...]
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
+
+    @property
+    def checked(self) -> dict[str, Any]:
+        """What a report on this evidence is about: the run's configuration and the ledger up to its last entry."""
+        head = self.entries[-1].digest if self.entries else ""
+        return {"run": self.run_digest, "entries": len(self.entries), "head": head}
 
     @property
     def train(self) -> tuple[Row, ...]:
@@ -156,7 +163,7 @@ def _read_ledger(path: Path, run_digest: str, problems: list[str]) -> tuple[Entr
             problems.append(f"ledger.sqlite: the hash chain breaks at entry {seq} ({kind})")
             return tuple(entries)
         before = digest
-        entry = _entry(seq, kind, body, problems)
+        entry = _entry(seq, kind, body, digest, problems)
         if entry is None:
             return tuple(entries)
         entries.append(entry)
@@ -174,7 +181,7 @@ def entry_digest(seq: int, kind: str, body: str, previous: str) -> str:
     return sha256(canonical_json([seq, kind, body, previous]))
 
 
-def _entry(seq: int, kind: str, text: str, problems: list[str]) -> Entry | None:
+def _entry(seq: int, kind: str, text: str, digest: str, problems: list[str]) -> Entry | None:
     try:
         body = json.loads(text)
     except ValueError:
@@ -187,7 +194,7 @@ def _entry(seq: int, kind: str, text: str, problems: list[str]) -> Entry | None:
     if missing:
         problems.append(f"ledger.sqlite: entry {seq} ({kind}) lacks {missing[0]!r}")
         return None
-    return Entry(seq, kind, body)
+    return Entry(seq, kind, body, digest)
 
 
 def _read_records(path: Path, problems: list[str]) -> tuple[Row, ...]:

@@ -73,7 +73,8 @@ class Report:
     """The outcome of an audit. ``claim`` is what the system promises and what was checked.
 
     ``notes`` name sub-checks that were not run and why, and observations that decide nothing. They never turn a
-    verdict; whatever a claim needs is a finding.
+    verdict; whatever a claim needs is a finding. ``checked`` ties the report to what was audited: the SHA-256 of run.json,
+    the number of ledger entries, and the digest of the last (empty for a system without a ledger).
     """
 
     run: str
@@ -83,6 +84,7 @@ class Report:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    checked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -105,6 +107,7 @@ class Report:
             "run": self.run,
             "system": self.system,
             "claim": self.claim,
+            "checked": dict(self.checked),
             "levels": {level: self.of(level).value for level in self.levels},
             "findings": [f.to_json() for f in self.findings],
             "notes": list(self.notes),
