@@ -38,6 +38,7 @@ class Builder:
         self.facts = facts
         self.rows = ObservedRows(run.records)
         self.environment = environment(backbone.device)
+        self.finite = True
 
     def build(self, progress: Progress | None = None, *, down: bool = False, mend: bool = False) -> Cost:
         """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too.
@@ -169,6 +170,7 @@ class Builder:
             config.recipe,
             self.seeds(node),
             len(config.classes),
+            finite=self.finite,
         )
 
     def files(self, stage: Stage, trained: Trained, reads: list[str]) -> dict[str, bytes]:

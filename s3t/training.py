@@ -66,12 +66,15 @@ def train_node(
     recipe: Recipe,
     seeds: Seeds,
     classes: int,
+    *,
+    finite: bool = True,
 ) -> Trained:
     """Train the adapter of ``stages[-1]`` and the head on ``batches`` of indices into ``rows``.
 
     ``parent`` is the state after the stages before (None for the first): its other adapters stay active and frozen, the
     head continues, and an adapter of the same name continues. Batches run in the given order, all epochs in one list.
-    Raises IsolationError if any other tensor would change or has changed, S3TError if the loss is not finite.
+    Raises IsolationError if any other tensor would change or has changed, S3TError if the loss is not finite (unless
+    ``finite`` is false: an audit poisons records on purpose and asks what else becomes NaN).
     """
     stage = stages[-1]
     with reproducible(seeds.dropout, backbone.device):
@@ -85,7 +88,7 @@ def train_node(
         trained = [*model.adapter_parameters(stage.adapter), *model.head.parameters()]
         before = _digest_of_others(model, trained)
         torch.manual_seed(seeds.dropout)  # making the model has drawn from the generator
-        _run(model, stage, rows, batches, recipe)
+        _run(model, stage, rows, batches, recipe, finite)
         if _digest_of_others(model, trained) != before:
             raise IsolationError(f"training adapter {stage.adapter!r} changed a tensor outside it; nothing was stored")
     lowest = 0 if stage.kind == "full" else min(stage.layers)
@@ -100,7 +103,12 @@ def train_node(
 
 
 def _run(
-    model: ChainModel, stage: Stage, rows: Sequence[Row], batches: Sequence[Sequence[int]], recipe: Recipe
+    model: ChainModel,
+    stage: Stage,
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    recipe: Recipe,
+    finite: bool,
 ) -> None:
     body, head = model.adapter_parameters(stage.adapter), list(model.head.parameters())
     for parameter in (*body, *head):
@@ -122,7 +130,7 @@ def _run(
         loss = nn.functional.cross_entropy(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_([*body, *head], recipe.clip)
-        if not torch.isfinite(norm):
+        if finite and not torch.isfinite(norm):
             raise S3TError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
         optimizer.step()
         optimizer.zero_grad()
