@@ -48,8 +48,13 @@ LIGHT = (
 
 VERIFIER_MAY_USE = ("records", "contract", "errors", "digests", "data", "backbone", "blocks", "training")
 SYSTEM = ("s3t.system", "s3t.runs")
-OPENS_SYSTEMS = {"verify.cli": SYSTEM, "verify.leaks": ("s3t", "baselines")}
-"""Who may use more, and what: the command line opens the system under audit, the planted faults alter the real one."""
+OPENS_SYSTEMS = {
+    "verify.cli": SYSTEM,
+    "verify.laboratory": (*SYSTEM, "s3t.building"),
+    "verify.leaks": ("s3t", "baselines"),
+}
+"""Who may use more, and what: the command line opens the system under audit, the laboratory makes others of its
+configuration, the planted faults alter the real one."""
 LONG: dict[str, str] = {}
 """Modules of more than 300 lines, each with its reason."""
 

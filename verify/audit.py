@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from s3t.contract import Progress, UnlearningSystem
+from s3t.contract import Progress, Provenance, UnlearningSystem
 from s3t.errors import S3TError, did_you_mean
 from s3t.records import Record
 from verify import derive
-from verify.brief import Scope
+from verify.brief import Scope, probes
+from verify.case import Case, Lab
+from verify.effort import Effort, black_box_levels
 from verify.evidence import Evidence, read_evidence
 from verify.lineage import check_lineage
 from verify.report import Finding, Report, Verdict
@@ -20,48 +21,56 @@ from verify.rows import check_rows
 from verify.scan import check_scan
 from verify.state import State, derive_state
 
-if TYPE_CHECKING:
-    from verify.counterfactual import Make
+LEVELS = ("E0", "E1a", "E1b", "E1c", "E2", "E3", "E4")
+DEFAULT = ("E0", "E1a", "E1b")
+"""What is checked unless told otherwise: the levels that decide bit for bit at the cost of about one more training."""
 
-LEVELS = ("E0", "E1a", "E1b")
+BLACK_BOX = ("E1c", "E2", "E3", "E4")
+"""Levels that need the deleted records and further systems, and nothing of a run folder."""
 
 
 def audit(
     system: UnlearningSystem,
     run: Path | str,
     *,
-    levels: Sequence[str] = LEVELS,
+    levels: Sequence[str] = DEFAULT,
     isolate: bool = True,
-    make: Make | None = None,
+    lab: Lab | None = None,
     victims: Sequence[Record] | None = None,
     records: Sequence[Record] | None = None,
     scope: Scope = "served",
+    effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Audit a live ``system`` against its run folder. VERIFICATION.md says what each level proves and what not.
 
-    ``make``: describes a second system of the same configuration (E1b). ``records``: everything ever handed in for
+    ``lab``: makes further systems of the same configuration (E1b and beyond). ``records``: everything ever handed in for
     training, if known; ``victims``: the deleted records, by default those of ``records`` whose tag is tombstoned.
-    ``scope``: whether E1a retrains the nodes that serve now or every surviving one. Raises RunError if ``run`` is no
-    run folder, S3TError for an unknown level; damage inside a run ends UNDECIDED.
+    ``scope``: whether E1a retrains the nodes that serve now or every surviving one. ``effort``: what E2 to E4 may spend.
+    Raises RunError if ``run`` is no run folder, S3TError for an unknown level; damage inside a run ends UNDECIDED.
     """
     began = time.monotonic()
     wanted = resolve_levels(levels)
     evidence = read_evidence(run)
     problems, state = list(evidence.problems), None
+
+    def report(found: Sequence[Finding], provenance: Provenance | None, notes: Sequence[str] = ()) -> Report:
+        name, claim = (provenance.system, provenance.claim) if provenance else (type(system).__name__, "")
+        seconds = time.monotonic() - began
+        return Report(str(run), name, claim, wanted, tuple(found), tuple(notes), seconds, evidence.checked)
+
     try:
         provenance = system.provenance()
     except S3TError as error:
-        found = [Finding("evidence", Verdict.UNDECIDED, f"the system cannot say what it serves: {error}")]
-        return Report(str(run), type(system).__name__, "", wanted, tuple(found), (), time.monotonic() - began)
+        message = f"the system cannot say what it serves: {error}"
+        return report([Finding("evidence", Verdict.UNDECIDED, message)], None)
     if not problems:
         try:
             state = derive_state(evidence)
         except (KeyError, TypeError, ValueError) as error:
             problems = [f"the ledger's entries cannot be interpreted ({type(error).__name__}: {error})"]
     if state is None:
-        found = [Finding("evidence", Verdict.UNDECIDED, problem) for problem in problems]
-        return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), (), time.monotonic() - began)
+        return report([Finding("evidence", Verdict.UNDECIDED, problem) for problem in problems], provenance)
     found, notes = list[Finding](), list[str]()
     gone = _deleted(evidence, state, victims, records)
     if "E0" in wanted:
@@ -77,13 +86,37 @@ def audit(
     if "E1b" in wanted:
         from verify.counterfactual import check_counterfactual
 
-        found += check_counterfactual(system, provenance, evidence, state, make, progress, gone, records)
-    seconds = time.monotonic() - began
-    return Report(str(run), provenance.system, provenance.claim, wanted, tuple(found), tuple(notes), seconds)
+        found += check_counterfactual(system, evidence, state, lab, progress, gone, records)
+    further = [level for level in wanted if level in BLACK_BOX]
+    if further:
+        found += _black_box(system, evidence, state, lab, records, further, effort or Effort(), progress)
+    return report(found, provenance, notes)
+
+
+def _black_box(
+    system: UnlearningSystem,
+    evidence: Evidence,
+    state: State,
+    lab: Lab | None,
+    records: Sequence[Record] | None,
+    levels: Sequence[str],
+    effort: Effort,
+    progress: Progress | None,
+) -> list[Finding]:
+    from verify.laboratory import run_case
+
+    if lab is None:
+        case: Case | str = "no way to make a second system was given"
+    else:
+        asked = probes(evidence, [row.record for row in evidence.train])
+        case = run_case(system, evidence, state, lab, records, asked)
+    if isinstance(case, str):
+        return [Finding(level, Verdict.UNDECIDED, case) for level in levels]
+    return black_box_levels(case, levels, len(evidence.run["data"]["classes"]), effort, progress)
 
 
 def resolve_levels(levels: Sequence[str]) -> tuple[str, ...]:
-    """Return the known levels that ``levels`` name, in order; "E1" means both E1a and E1b."""
+    """Return the known levels that ``levels`` name, in order; "E1" means E1a, E1b and E1c."""
     for level in levels:
         if level not in (*LEVELS, "E1"):
             known = (*LEVELS, "E1")

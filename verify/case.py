@@ -34,12 +34,13 @@ class Event:
 class Variant:
     """In what a further system differs from the audited one. ``seed``: of the run; ``None`` keeps it.
 
-    ``poisoned``: words whose input embedding is NaN, so that whatever reads one of them is NaN as well; training must then
-    go on where it would stop for a loss that is not finite.
+    ``poisoned``: words whose input embedding is NaN, so that whatever reads one of them is NaN as well. ``tolerant``:
+    training goes on where it would stop for a loss that is not finite.
     """
 
     seed: int | None = None
     poisoned: tuple[str, ...] = ()
+    tolerant: bool = False
 
 
 SAME = Variant()
@@ -57,13 +58,19 @@ class Lab(Protocol):
 
 @dataclass(frozen=True)
 class Case:
-    """A live ``system``, everything ever handed in for training (``records``), its ``history``, and ``probes`` to ask."""
+    """A live ``system``, everything ever handed in for training (``records``), its ``history``, and ``probes`` to ask.
+
+    ``dropped``: hit slots from which nothing that is served or may be served has read. ``survivors``: the nodes (shard,
+    prefix) that survive, where a ledger says so.
+    """
 
     system: UnlearningSystem
     lab: Lab
     records: tuple[Record, ...]
     history: tuple[Event, ...]
     probes: tuple[Record, ...]
+    dropped: frozenset[Slot] = frozenset()
+    survivors: frozenset[tuple[int, tuple[int, ...]]] | None = None
 
     @property
     def deleted(self) -> frozenset[str]:

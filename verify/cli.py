@@ -1,55 +1,78 @@
 """The command line: ``python -m verify RUN``. Exit code 0 holds, 1 violated, 3 undecided, 2 bad input.
 
-This is the one place of the verifier that opens the suite's own system, and only as the system under audit.
+Beside :mod:`verify.laboratory` this is the place that opens the suite's own system, as the system under audit.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from s3t.contract import UnlearningSystem
 from s3t.errors import S3TError
-from verify.audit import LEVELS, audit, resolve_levels
-from verify.evidence import Evidence, read_evidence
+from verify.audit import DEFAULT, LEVELS, audit, resolve_levels
+from verify.case import Event
+from verify.evidence import read_evidence
+from verify.laboratory import RunLab
 from verify.report import LIMITS, Finding, Report, Verdict
-
-if TYPE_CHECKING:
-    from verify.counterfactual import Make
 
 BAD_INPUT = 2
 Opener = Callable[[Path], UnlearningSystem]
+COMMANDS = {
+    "leaks": ("verify.leaks.__main__", "plant every fault and print which check catches which"),
+    "histories": ("verify.histories", "replay random and all short histories: the same final bits"),
+    "soak": ("verify.soak", "verify very many clean small systems: no alarm"),
+    "ports": ("verify.ports.__main__", "audit ports of two reference designs with their known mistakes"),
+    "determinism": ("verify.determinism", "measure which conditions keep bits on this machine"),
+}
+"""Commands beside the audit: the verifier's own tests. Each module has ``main(arguments)``."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the parser of the audit."""
+    others = "; ".join(f"`python -m verify {name}`: {what}" for name, (_, what) in COMMANDS.items())
     made = argparse.ArgumentParser(
         prog="python -m verify",
         description="Audit a run: does anything served depend on a deleted record? 0 ULP, own derivations.",
-        epilog="Exit code: 0 HOLDS, 1 VIOLATED, 3 UNDECIDED, 2 bad input. Limits: " + " ".join(LIMITS),
+        epilog=f"Other commands: {others}. "
+        "Exit code: 0 HOLDS, 1 VIOLATED, 3 UNDECIDED, 2 bad input. Limits: " + " ".join(LIMITS),
     )
-    made.add_argument("run", type=Path, help="the run folder that `s3t fit` wrote")
+    made.add_argument("run", type=Path, nargs="?", help="the run folder that `s3t train` wrote")
     made.add_argument(
         "--level",
         action="append",
         metavar="LEVEL",
-        help="E0 lineage and scan, E1a clean room, E1b never ingested, E1 both; repeatable (default: all)",
+        help="E0 lineage and scan, E1a clean room, E1b never ingested, E1c loud counterfactuals, E1 these three, "
+        f"E2 distribution, E3 membership, E4 histories; repeatable (default: {', '.join(DEFAULT)})",
     )
+    made.add_argument("--all", action="store_true", help="every level; E2 to E4 train many systems of this size")
     made.add_argument("--json", action="store_true", help="print the report as JSON")
+    made.add_argument("--out", type=Path, metavar="FILE", help="also write the report as JSON")
+    made.add_argument("--html", type=Path, metavar="FILE", help="also write the report as one self-contained page")
     made.add_argument("--no-isolate", action="store_true", help="run the clean room in this process (for debugging)")
     made.add_argument("--all-nodes", action="store_true", help="retrain every surviving node, not just what serves now")
     made.add_argument("--no-source", action="store_true", help="do not read the source data again")
+    made.add_argument("--adapter", metavar="MODULE:FACTORY", help="audit a third-party system (verify.adapter)")
+    made.add_argument("--delete", action="append", metavar="ID", help="with --adapter: a record to delete; repeatable")
+    made.add_argument("--refresh", action="store_true", help="with --adapter: refresh after the deletions")
     return made
 
 
 def main(arguments: Sequence[str] | None = None, opener: Opener | None = None) -> int:
     """Run the command line and return the exit code."""
-    given = parser().parse_args(arguments)
+    told = list(sys.argv[1:] if arguments is None else arguments)
+    if told and told[0] in COMMANDS and not Path(told[0]).exists():
+        command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[told[0]][0]).main
+        return command(told[1:])
+    given = parser().parse_args(told)
     try:
-        report = _audit(given, opener or _open)
+        report = _report(given, opener or _open)
+        _write(report, given)
     except S3TError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -60,14 +83,22 @@ def main(arguments: Sequence[str] | None = None, opener: Opener | None = None) -
     return report.verdict.exit_code
 
 
-def _audit(given: argparse.Namespace, opener: Opener) -> Report:
-    levels = resolve_levels(given.level or LEVELS)
+def _report(given: argparse.Namespace, opener: Opener) -> Report:
+    levels = resolve_levels(LEVELS if given.all else given.level or DEFAULT)
+    if given.adapter:
+        return _adapted(given, levels)
+    if given.run is None:
+        raise S3TError("nothing to audit is named; give a RUN folder, or --adapter MODULE:FACTORY")
+    return _audit(given, opener, levels)
+
+
+def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> Report:
     evidence = read_evidence(given.run)
     if evidence.problems:
         found = tuple(Finding("evidence", Verdict.UNDECIDED, problem) for problem in evidence.problems)
-        return Report(str(given.run), "", "", levels, found)
+        return Report(str(given.run), "", "", tuple(levels), found, checked=evidence.checked)
     records, why = None, "not asked for"
-    if not given.no_source and "E0" in levels:
+    if not given.no_source and set(levels) - {"E1a", "E1b"}:
         from verify.source import source_records
 
         records, why = source_records(evidence)
@@ -78,7 +109,7 @@ def _audit(given: argparse.Namespace, opener: Opener) -> Report:
             given.run,
             levels=levels,
             isolate=not given.no_isolate,
-            make=_maker(evidence),
+            lab=RunLab(evidence),
             records=records,
             scope="surviving" if given.all_nodes else "served",
         )
@@ -86,28 +117,41 @@ def _audit(given: argparse.Namespace, opener: Opener) -> Report:
         getattr(system, "close", lambda: None)()
     if records is None and "E0" in levels:
         note = f"not run: comparison of rows with the source data ({why})"
-        return Report(
-            report.run, report.system, report.claim, levels, report.findings, (*report.notes, note), report.seconds
-        )
+        return dataclasses.replace(report, notes=(*report.notes, note))
     return report
+
+
+def _adapted(given: argparse.Namespace, levels: Sequence[str]) -> Report:
+    from verify import adapter
+
+    subject = adapter.load_adapter(given.adapter)
+    ids = given.delete or [record.id for record in list(subject.records)[:1]]
+    unknown = sorted(set(ids) - {record.id for record in subject.records})
+    if unknown:
+        raise S3TError(f"--delete {unknown[0]!r} is not among the {len(subject.records)} records of the adapter")
+    history = [Event("delete", tuple(ids)), *([Event("refresh")] if given.refresh else [])]
+    asked = levels if given.level or given.all else adapter.LEVELS
+    return adapter.audit_adapter(subject, history, levels=asked)
+
+
+def _write(report: Report, given: argparse.Namespace) -> None:
+    if given.out:
+        _put(given.out, report.dumps() + "\n")
+    if given.html:
+        from verify.page import page
+
+        _put(given.html, page(report))
+
+
+def _put(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise S3TError(f"{path} cannot be written ({error}); choose another file") from error
 
 
 def _open(run: Path) -> UnlearningSystem:
     from s3t.system import System
 
     return System.open(run)
-
-
-def _maker(evidence: Evidence) -> Make:
-    """Return a factory of systems with the configuration, slot key and evaluation records of the run."""
-
-    def make(folder: Path) -> UnlearningSystem:
-        from s3t.runs import RunConfig
-        from s3t.system import System
-
-        path = evidence.folder / "run.json"
-        config = RunConfig.from_bytes(path.read_bytes(), str(path))
-        kept = (evidence.split("validation"), evidence.split("test"))
-        return System(folder, config, key=evidence.key, evaluation=kept, allow_empty=True)
-
-    return make

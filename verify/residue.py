@@ -44,46 +44,56 @@ class Needle:
 
 def check_residue(evidence: Evidence, victims: Sequence[Record], *, known: bool = False) -> list[Finding]:
     """Search every file for ids and inputs of ``victims``. ``known``: retained ids were compared with the source."""
-    needles = list(_needles(evidence, victims))
+    gone = {victim.id for victim in victims}
+    retained = [row.record for row in evidence.rows if row.record.id not in gone]
+    found = [] if known else list(_twins(evidence, victims))
+    return [*search(evidence.folder, victims, retained, _declared(evidence)), *found]
+
+
+def search(
+    folder: Path, victims: Sequence[Record], retained: Sequence[Record], declared: Sequence[bytes] = ()
+) -> list[Finding]:
+    """Search every file in ``folder`` for ids and inputs of ``victims``; one HOLDS if there is none.
+
+    What is part of a retained record, or of a ``declared`` word, is not theirs.
+    """
+    kept = [*(record.id.encode() for record in retained), *(record.content() for record in retained), *declared]
+    needles = [needle for victim in victims for needle in _needles(victim, kept)]
     haystack = Search(needles)
     found, files = [], 0
-    for path, kind in walk(evidence.folder):
+    for path, kind in walk(folder):
         if kind != "file":
             continue
         files += 1
-        name = path.relative_to(evidence.folder).as_posix()
+        name = path.relative_to(folder).as_posix()
         for needle in haystack.in_file(path):
             if needle.tensors or path.suffix != ".safetensors":
                 message = f"{needle.what} of deleted record {needle.victim!r} is in {name}"
                 found.append(Finding(CHECK, Verdict.VIOLATED, message, details={"path": name, "id": needle.victim}))
-    if not known:
-        for victim, twin in duplicates(evidence, victims):
-            message = (
-                f"retained {twin!r} has the content of deleted {victim!r}; only the source records tell whose it is"
-            )
-            found.append(Finding(CHECK, Verdict.UNDECIDED, message))
     if not found:
         message = f"no id or input of {len(victims)} deleted records in the bytes of {files} files"
         found.append(Finding(CHECK, Verdict.HOLDS, message, details={"victims": len(victims), "needles": len(needles)}))
     return found
 
 
-def _needles(evidence: Evidence, victims: Sequence[Record]) -> Iterator[Needle]:
-    gone = {victim.id for victim in victims}
-    retained = [row for row in evidence.rows if row.record.id not in gone]
-    kept = [*(row.record.id.encode() for row in retained), *(row.content for row in retained), *_declared(evidence)]
-    for victim in victims:
-        name = victim.id.encode()
-        if len(name) >= RAW_ID:
-            yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k))
-        else:
-            quoted = b'"' + name + b'"'
-            excuses = (quoted + b":", *(k for k in kept if quoted in k))
-            yield Needle(victim.id, "the id", quoted, excuses, tensors=False)
-        for field, value in sorted(victim.inputs.items()):
-            for data in _forms(value):
-                if len(data) >= RAW_INPUT:
-                    yield Needle(victim.id, f"input {field!r}", data, tuple(k for k in kept if data in k))
+def _twins(evidence: Evidence, victims: Sequence[Record]) -> Iterator[Finding]:
+    for victim, twin in duplicates(evidence, victims):
+        message = f"retained {twin!r} has the content of deleted {victim!r}; only the source records tell whose it is"
+        yield Finding(CHECK, Verdict.UNDECIDED, message)
+
+
+def _needles(victim: Record, kept: Sequence[bytes]) -> Iterator[Needle]:
+    name = victim.id.encode()
+    if len(name) >= RAW_ID:
+        yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k))
+    else:
+        quoted = b'"' + name + b'"'
+        excuses = (quoted + b":", *(k for k in kept if quoted in k))
+        yield Needle(victim.id, "the id", quoted, excuses, tensors=False)
+    for field, value in sorted(victim.inputs.items()):
+        for data in _forms(value):
+            if len(data) >= RAW_INPUT:
+                yield Needle(victim.id, f"input {field!r}", data, tuple(k for k in kept if data in k))
 
 
 def _declared(evidence: Evidence) -> list[bytes]:

@@ -12,6 +12,7 @@ from typing import Any
 from s3t.errors import RunError
 from s3t.records import Recipe
 from verify import derive
+from verify.case import Event
 from verify.derive import Prefix
 from verify.evidence import Entry, Evidence, Row
 from verify.plans import Plan, declared_plan
@@ -179,3 +180,26 @@ def served(
         if best is not None:
             chains.append(best)
     return tuple(chains)
+
+
+def history(entries: Iterable[Entry], names: Mapping[str, str] | None = None) -> tuple[Event, ...]:
+    """Return what the ledger says has happened since the fit; a node trained a second time means a refresh.
+
+    ``names`` maps tags to ids, and a tag that it lacks gives an empty id. Without ``names`` no id is known: deletions are
+    told as the retirement of their slots.
+    """
+    past: list[Event] = []
+    trained: set[Node] = set()
+    for entry in entries:
+        if entry.kind == "request":
+            slots = tuple((int(shard), int(slice_)) for shard, slice_ in entry.body["slots"])
+            ids = () if names is None else tuple(sorted(names.get(tag, "") for tag in entry.body["tags"]))
+            past.append(Event("delete" if ids else "retire", ids, slots))
+        elif entry.kind == "extend":
+            past.append(Event("extend", budget=int(entry.body["budget"])))
+        elif entry.kind == "train":
+            node = (int(entry.body["shard"]), tuple(entry.body["prefix"]))
+            if node in trained and past[-1:] != [Event("refresh")]:
+                past.append(Event("refresh"))
+            trained.add(node)
+    return tuple(past)

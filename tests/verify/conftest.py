@@ -240,15 +240,19 @@ class Live:
     records: Sequence[Record]
     evaluation: tuple[Sequence[Record], Sequence[Record]]
 
-    def make(self, folder: Path) -> Any:
-        from verify.cli import _maker
+    @property
+    def lab(self) -> Any:
+        from verify.laboratory import RunLab
 
-        return _maker(read_evidence(self.folder))(folder)
+        return RunLab(read_evidence(self.folder))
+
+    def make(self, folder: Path) -> Any:
+        return self.lab.make(folder)
 
     def audit(self, *levels: str, **options: Any) -> Any:
         from verify.audit import audit
 
-        given = {"isolate": False, "make": self.make, "records": self.records} | options
+        given = {"isolate": False, "lab": self.lab, "records": self.records} | options
         return audit(self.system, self.folder, levels=levels or ("E0", "E1a", "E1b"), **given)
 
 

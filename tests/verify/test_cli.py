@@ -86,9 +86,13 @@ def test_bad_input(tmp_path: Path, forge: Callable[..., Any], capsys: pytest.Cap
         raise S3TError("cannot be opened")
 
     assert main([str(forge().folder)], opener=broken) == 2
-    with pytest.raises(SystemExit) as caught:
-        main([])
-    assert caught.value.code == 2
+    capsys.readouterr()
+    assert main([]) == 2
+    assert "nothing to audit is named" in capsys.readouterr().err
+    assert main(["--adapter", "nothing"]) == 2
+    assert "is not MODULE:FACTORY" in capsys.readouterr().err
+    assert main(["--adapter", "verify.nothing:made"]) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_keeps_its_traceback(forge: Callable[..., Any]) -> None:
@@ -100,10 +104,11 @@ def test_a_fault_of_ours_keeps_its_traceback(forge: Callable[..., Any]) -> None:
 
 
 def test_levels() -> None:
-    assert resolve_levels(["E1"]) == ("E1a", "E1b")
+    assert resolve_levels(["E1"]) == ("E1a", "E1b", "E1c")
+    assert resolve_levels(["E4", "E2"]) == ("E2", "E4")
     assert resolve_levels(["E1b", "E0"]) == ("E0", "E1b")
-    with pytest.raises(S3TError, match="level 'E2' is unknown"):
-        resolve_levels(["E2"])
+    with pytest.raises(S3TError, match="level 'E5' is unknown"):
+        resolve_levels(["E5"])
 
 
 def test_help_is_fast_and_loads_no_torch() -> None:

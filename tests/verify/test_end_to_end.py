@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -232,7 +233,8 @@ def test_labels_computed_from_all_data_at_ingestion(live: Any, tmp_path: Path) -
     system = make(folder)
     system.fit(live.records[:-1])
     system.delete(["row-003"])
-    given = {"isolate": False, "make": make, "levels": ("E0", "E1b")}
+    lab = SimpleNamespace(make=lambda folder, _: make(folder))
+    given = {"isolate": False, "lab": lab, "levels": ("E0", "E1b")}
     report = audit(system, folder, records=live.records[:-1], **given)
     assert "rows differ from what was handed in" in violated(report, "E0 rows")
     violated(report, "E1b never ingested")
@@ -249,7 +251,7 @@ def test_a_reference_that_cannot_be_fitted_is_undecided(live: Any) -> None:
         def fit(self, *_: Any) -> None:
             raise S3TError("no room")
 
-    report = live.audit("E1b", make=lambda _: Failing())
+    report = live.audit("E1b", lab=SimpleNamespace(make=lambda *_: Failing()))
     assert [f.message for f in report.findings] == ["the reference cannot be fitted: no room"]
     assert report.verdict is Verdict.UNDECIDED
 
@@ -273,10 +275,10 @@ def test_no_capability_to_retire_is_undecided(live: Any) -> None:
         def __init__(self, system: Any) -> None:
             self.fit, self.close = system.fit, system.close
 
-    report = live.audit("E1b", make=lambda folder: Bare(live.make(folder)))
+    report = live.audit("E1b", lab=SimpleNamespace(make=lambda folder, _: Bare(live.make(folder))))
     assert report.verdict is Verdict.UNDECIDED
     assert "cannot retire" in report.findings[0].message
-    assert live.audit("E1b", make=None).verdict is Verdict.UNDECIDED
+    assert live.audit("E1b", lab=None).verdict is Verdict.UNDECIDED
 
 
 def test_command_line(live: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from verify.audit import LEVELS
+from verify.audit import DEFAULT as LEVELS
 from verify.leaks import CHECKS, CLEAN, LEAKS, NOT_PLANTED, Bench, Leak, matrix
 from verify.leaks.bench import describe_matrix, verdicts
 from verify.leaks.leak import Step

@@ -46,7 +46,7 @@ def test_method(method: str, fit: Callable[[str, Recipe], Any], live: Any, tmp_p
     recipe = Recipe(epochs=1.0, batch_size=8, window=2, rank=2, dropout=0.1, ensemble=ENSEMBLES[number % 3])
     system = fit(method, recipe)
     live.folder = tmp_path / "other"
-    given = {"isolate": False, "make": live.make, "records": live.records, "scope": "surviving"}
+    given = {"isolate": False, "lab": live.lab, "records": live.records, "scope": "surviving"}
     for deleted in (["row-001"], ["row-007", "row-030"]):
         system.delete(deleted)
         report = audit(system, tmp_path / "other", **given)

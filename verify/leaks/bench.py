@@ -7,6 +7,7 @@ and it alone makes the first order's first two slices the larger ones.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +15,17 @@ from pathlib import Path
 
 from s3t import runs
 from s3t.backbone import Backbone, load
+from s3t.building import Builder
 from s3t.contract import Progress
 from s3t.describing import describe
+from s3t.facts import Facts
 from s3t.partition import slot
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe, Record
-from s3t.runs import RunConfig
-from verify.audit import LEVELS, audit
+from s3t.runs import Run, RunConfig
+from verify.audit import DEFAULT, audit
+from verify.case import SAME, Variant
+from verify.laboratory import poison, quiet_word
 from verify.leaks.leak import CHECKS, Leak, Planted
 from verify.report import Report, Verdict
 
@@ -124,12 +129,56 @@ class Bench:
                 system.path,
                 levels=levels or leak.levels,
                 isolate=False,
-                make=lambda folder: self.reference(leak, folder, gone),
+                lab=BenchLab(self, leak, gone),
                 records=self.records,
                 scope=leak.scope,
             )
         finally:
             system.close()
+
+
+class BenchLab:
+    """Makes further faulty systems, as :class:`verify.case.Lab` asks; with no variant, one that never meets ``gone``."""
+
+    def __init__(self, bench: Bench, leak: Leak, gone: frozenset[str]) -> None:
+        self.bench, self.leak, self.gone = bench, leak, gone
+
+    def make(self, folder: Path, variant: Variant = SAME) -> Planted:
+        """Describe a faulty system; a variant is always fitted anew, for its rows may have other content."""
+        return self.bench.reference(self.leak, folder, self.gone) if variant == SAME else self._made(folder, variant)
+
+    def _made(self, folder: Path, variant: Variant) -> Planted:
+        bench, backbone = self.bench, self.bench.backbone
+        seed = bench.config.seed if variant.seed is None else variant.seed
+        if variant.poisoned:
+            backbone = poison(backbone, variant.poisoned)
+        kind = type(self.leak.plant.__name__, (Tolerant, self.leak.plant), {}) if variant.tolerant else self.leak.plant
+        config = dataclasses.replace(bench.config, seed=seed)
+        made: Planted = kind(folder, config, key=KEY, evaluation=bench.evaluation, backbone=backbone, allow_empty=True)
+        return made
+
+    def open(self, folder: Path) -> Planted:
+        """Open what a faulty system left, as after a restart."""
+        system = self.bench.system(self.leak, folder)
+        system._attach(runs.open_run(folder))
+        return system
+
+    def slot(self, name: str) -> tuple[int, int]:
+        """Return the slot of an id."""
+        return slot(KEY, name, LAYOUT)
+
+    def quiet_word(self, avoid: Sequence[Record]) -> str | None:
+        """Return a word none of whose tokens occurs in the records ``avoid``."""
+        return quiet_word(self.bench.backbone, avoid, RECIPE.max_length)
+
+
+class Tolerant(Planted):
+    """A system that goes on training where the loss is NaN."""
+
+    def _builder(self, run: Run, facts: Facts) -> Builder:
+        worker = super()._builder(run, facts)
+        worker.finite = False
+        return worker
 
 
 def verdicts(report: Report) -> dict[str, Verdict]:
@@ -142,7 +191,7 @@ def verdicts(report: Report) -> dict[str, Verdict]:
 
 
 def matrix(
-    leaks: Iterable[Leak], folder: Path, levels: Sequence[str] = LEVELS, progress: Progress | None = None
+    leaks: Iterable[Leak], folder: Path, levels: Sequence[str] = DEFAULT, progress: Progress | None = None
 ) -> dict[Leak, Mapping[str, Verdict]]:
     """Play every leak in ``folder`` and return what every check said of it."""
     bench, table, chosen = Bench(folder), dict[Leak, Mapping[str, Verdict]](), list(leaks)

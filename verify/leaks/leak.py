@@ -19,6 +19,7 @@ nodes or requests, the choice of what is served, files left behind, false record
 
 LINEAGE, SCAN, ROWS, RESIDUE = "E0 lineage", "E0 scan", "E0 rows", "E0 residue"
 CLEANROOM, NEVER = "E1a clean room", "E1b never ingested"
+LOUD = "E1c loud"
 CHECKS = (LINEAGE, SCAN, ROWS, RESIDUE, CLEANROOM, NEVER)
 
 
