@@ -19,7 +19,7 @@ from verify.report import Finding, Report, Verdict
 from verify.residue import check_residue
 from verify.rows import check_rows
 from verify.scan import check_scan
-from verify.state import State, derive_state
+from verify.state import State, derive_state, graph_of
 
 LEVELS = ("E0", "E1a", "E1b", "E1c", "E2", "E3", "E4")
 DEFAULT = ("E0", "E1a", "E1b")
@@ -57,7 +57,8 @@ def audit(
     def report(found: Sequence[Finding], provenance: Provenance | None, notes: Sequence[str] = ()) -> Report:
         name, claim = (provenance.system, provenance.claim) if provenance else (type(system).__name__, "")
         seconds = time.monotonic() - began
-        return Report(str(run), name, claim, wanted, tuple(found), tuple(notes), seconds, evidence.checked)
+        graph = graph_of(state) if state else {}
+        return Report(str(run), name, claim, wanted, tuple(found), tuple(notes), seconds, evidence.checked, graph)
 
     try:
         provenance = system.provenance()

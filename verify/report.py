@@ -74,7 +74,8 @@ class Report:
 
     ``notes`` name sub-checks that were not run and why, and observations that decide nothing. They never turn a
     verdict; whatever a claim needs is a finding. ``checked`` ties the report to what was audited: the SHA-256 of run.json,
-    the number of ledger entries, and the digest of the last (empty for a system without a ledger).
+    the number of ledger entries, and the digest of the last (empty for a system without a ledger). ``graph``: the orders,
+    and for every node of the plan whether it serves, survives or was dropped (empty where no ledger says so).
     """
 
     run: str
@@ -85,6 +86,7 @@ class Report:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
     checked: Mapping[str, Any] = field(default_factory=dict)
+    graph: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -108,6 +110,7 @@ class Report:
             "system": self.system,
             "claim": self.claim,
             "checked": dict(self.checked),
+            "graph": dict(self.graph),
             "levels": {level: self.of(level).value for level in self.levels},
             "findings": [f.to_json() for f in self.findings],
             "notes": list(self.notes),

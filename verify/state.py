@@ -82,6 +82,25 @@ def node_name(shard: int, prefix: Prefix) -> str:
     return f"shard {shard}, slices {'-'.join(str(s) for s in prefix)}"
 
 
+def graph_of(state: State) -> dict[str, Any]:
+    """Return the orders and what has become of every node of the plan, as plain JSON values for a report."""
+    serving = {(chain.shard, node.prefix) for chain in state.chains for node in chain.nodes}
+    nodes = [
+        {
+            "shard": shard,
+            "prefix": list(prefix),
+            "name": node_name(shard, prefix),
+            "is": "serves"
+            if (shard, prefix) in serving
+            else "survives"
+            if (shard, prefix) in state.survivors
+            else "dropped",
+        }
+        for shard, prefix in state.nodes()
+    ]
+    return {"shards": state.plan.shards, "orders": [list(order) for order in state.orders], "nodes": nodes}
+
+
 def derive_state(evidence: Evidence) -> State:
     """Derive what is served now. Raises RunError if run.json holds no readable plan or recipe.
 
