@@ -97,11 +97,14 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
     if evidence.problems:
         found = tuple(Finding("evidence", Verdict.UNDECIDED, problem) for problem in evidence.problems)
         return Report(str(given.run), "", "", tuple(levels), found, checked=evidence.checked)
-    records, why = None, "not asked for"
+    records, why, changed = None, "not asked for", None
     if not given.no_source and set(levels) - {"E1a", "E1b"}:
-        from verify.source import source_records
+        from verify.source import SourceChangedError, source_records
 
-        records, why = source_records(evidence)
+        try:
+            records, why = source_records(evidence)
+        except SourceChangedError as error:
+            changed = Finding("evidence", Verdict.UNDECIDED, f"{error}; restore it, or say --no-source")
     system: Any = opener(given.run)
     try:
         report = audit(
@@ -115,6 +118,8 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
         )
     finally:
         getattr(system, "close", lambda: None)()
+    if changed:
+        return dataclasses.replace(report, findings=(changed, *report.findings))
     if records is None and "E0" in levels:
         note = f"not run: comparison of rows with the source data ({why})"
         return dataclasses.replace(report, notes=(*report.notes, note))

@@ -11,10 +11,15 @@ from s3t.records import Record
 from verify.evidence import Evidence
 
 
+class SourceChangedError(S3TError):
+    """The source of a run's data is there and has other content than the run was fitted on."""
+
+
 def source_records(evidence: Evidence) -> tuple[tuple[Record, ...] | None, str]:
     """Return every train record of the run's source data, or None and the reason why they cannot be had.
 
-    The data must have the digest that run.json declares; a changed source is no evidence.
+    The data must have the digest that run.json declares. Raises SourceChangedError if it has another one: then somebody is
+    wrong about the data, and an audit cannot say who.
     """
     declared: Any = evidence.run["data"]
     if not declared.get("source"):
@@ -26,7 +31,8 @@ def source_records(evidence: Evidence) -> tuple[tuple[Record, ...] | None, str]:
     for candidate in _candidates(data, str(declared["name"]), evidence):
         if candidate.digest == declared["digest"]:
             return tuple(candidate.train), ""
-    return None, f"source {declared['source']!r} now has other content than the run was fitted on: its digest differs"
+    source = declared["source"]
+    raise SourceChangedError(f"source {source!r} now has other content than the run was fitted on: its digest differs")
 
 
 def _load(source: str) -> Any:

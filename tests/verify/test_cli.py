@@ -123,3 +123,19 @@ def test_help_is_fast_and_loads_no_torch() -> None:
     assert done.stderr.strip() in ("", "set()"), done.stderr
     assert "Exit code: 0 HOLDS" in " ".join(done.stdout.split())
     assert time.monotonic() - began < 10
+
+
+def test_a_changed_source_never_holds(
+    live: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verify import source
+
+    def changed(_: Any) -> Any:
+        raise source.SourceChangedError("its digest differs")
+
+    live.system.close()
+    monkeypatch.setattr(source, "source_records", changed)
+    assert main([str(live.folder), "--level", "E0", "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["findings"][0]["check"] == "evidence"
+    assert main([str(live.folder), "--level", "E0", "--no-source"]) == 0

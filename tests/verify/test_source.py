@@ -13,7 +13,7 @@ import s3t.data
 from s3t.errors import DataError
 from s3t.records import Dataset
 from verify.evidence import Evidence
-from verify.source import source_records
+from verify.source import SourceChangedError, source_records
 
 
 @pytest.fixture
@@ -58,9 +58,8 @@ def test_changed_or_unreadable_sources_are_no_evidence(
 ) -> None:
     evidence, data = whole
     loading(monkeypatch, dataclasses.replace(data, train=data.train[1:]))
-    records, why = source_records(evidence)
-    assert records is None
-    assert "its digest differs" in why
+    with pytest.raises(SourceChangedError, match="its digest differs"):
+        source_records(evidence)
     loading(monkeypatch, DataError("gone"))
     assert source_records(evidence) == (None, "source 'here' cannot be read again: gone")
 
