@@ -52,9 +52,10 @@ OPENS_SYSTEMS = {
     "verify.cli": SYSTEM,
     "verify.laboratory": (*SYSTEM, "s3t.building"),
     "verify.leaks": ("s3t", "baselines"),
+    "verify.small": (*SYSTEM, "baselines"),
 }
 """Who may use more, and what: the command line opens the system under audit, the laboratory makes others of its
-configuration, the planted faults alter the real one."""
+configuration, the planted faults alter the real one, the soak's small systems are there to be audited."""
 LONG: dict[str, str] = {}
 """Modules of more than 300 lines, each with its reason."""
 

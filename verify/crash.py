@@ -1,0 +1,131 @@
+"""Ending a process at a chosen write: a forked child dies with ``os._exit``, so that no handler and no clean-up runs.
+
+Write points are: before each ``fsync``, ``rename``, ``replace``, ``mkdir``, ``unlink`` and ``rmdir``, before each statement
+of SQLite that is no SELECT and each end of its transactions, and before and in the middle of each write to a binary file.
+Power loss is not simulated: what the kernel had in memory is kept.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import sqlite3
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from s3t.errors import S3TError
+
+CRASHED, FINISHED, FAILED = 77, 78, 79
+CALLS = ("rename", "replace", "mkdir", "fsync", "unlink", "rmdir")
+
+
+class Kill:
+    """Ends this process at its ``at``-th write point (0: never); ``points`` counts them."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.points = at, 0
+
+    def point(self) -> None:
+        """Pass one write point, or end here."""
+        self.points += 1
+        if self.points == self.at:
+            os._exit(CRASHED)
+
+    def before(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``real`` with a point before it."""
+
+        def step(*args: Any, **options: Any) -> Any:
+            self.point()
+            return real(*args, **options)
+
+        return step
+
+    def arm(self) -> None:
+        """Put a point before every write of this process, for good: only ever called in a child."""
+        for name in CALLS:
+            setattr(os, name, self.before(getattr(os, name)))
+        connect, connection = sqlite3.connect, _connection(self)
+        sqlite3.connect = lambda *args, **options: connect(*args, **{"factory": connection} | options)
+        io.open = builtins.open = _opener(self, io.open)
+
+
+def _connection(kill: Kill) -> type[sqlite3.Connection]:
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if not sql.startswith("SELECT"):
+                kill.point()
+            return super().execute(sql, *values)
+
+        def executemany(self, *args: Any) -> sqlite3.Cursor:
+            kill.point()
+            return super().executemany(*args)
+
+        def executescript(self, *args: Any) -> sqlite3.Cursor:
+            kill.point()
+            return super().executescript(*args)
+
+        def __exit__(self, *args: Any) -> Any:
+            kill.point()
+            return super().__exit__(*args)
+
+    return Connection
+
+
+def _opener(kill: Kill, real: Callable[..., Any]) -> Callable[..., Any]:
+    class Halved(io.BufferedWriter):
+        def write(self, content: Any) -> int:
+            kill.point()
+            half = len(content) // 2
+            super().write(content[:half])
+            self.flush()
+            kill.point()
+            return half + super().write(content[half:])
+
+    def step(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if mode in ("wb", "bw", "xb", "bx"):
+            return Halved(io.FileIO(file, mode.replace("b", "")))
+        return real(file, mode, *args, **options)
+
+    return step
+
+
+def why_not() -> str:
+    """Return why no process can be killed here, or nothing: a fork takes neither a pool of threads nor CUDA along."""
+    import torch
+
+    if not hasattr(os, "fork"):
+        return "this platform has no fork"
+    if torch.get_num_threads() != 1:
+        return f"torch runs on {torch.get_num_threads()} threads, which a fork does not take along"
+    return "CUDA is in use, which a fork does not survive" if torch.cuda.is_initialized() else ""  # type: ignore[no-untyped-call]
+
+
+def killed(work: Callable[[], object], at: int) -> bool:
+    """Run ``work`` in a child that dies at write ``at``; return whether it died (it may have come to its end before).
+
+    Raises S3TError with the child's message if ``work`` raised.
+    """
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:  # pragma: no cover
+        code = FAILED
+        try:
+            Kill(at).arm()
+            work()
+            code = FINISHED
+        except BaseException as error:
+            os.write(writing, f"{type(error).__name__}: {error}".encode()[:4096])
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read().decode(errors="replace")
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (CRASHED, FINISHED):
+        raise S3TError(f"the process that was to be killed at write {at} failed by itself ({said or code})")
+    return code == CRASHED

@@ -1,0 +1,46 @@
+"""On what and by which code a result was reached: part of every result file of the verifier."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return processor, threads, versions, and the commit (None outside a repository; ``dirty``: changed since)."""
+    import torch
+
+    from s3t.backbone import environment
+
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        **environment(torch.device("cpu")),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _git(*command: str) -> str | None:
+    folder = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
