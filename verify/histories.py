@@ -263,6 +263,6 @@ def final_state(system: UnlearningSystem, asked: Sequence[Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``python -m verify histories``; see :mod:`verify.exhaustive`."""
-    from verify import exhaustive
+    from verify.exhaustive import main as run
 
-    return exhaustive.main(arguments)
+    return run(arguments)
