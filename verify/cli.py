@@ -17,6 +17,7 @@ from s3t.contract import UnlearningSystem
 from s3t.errors import S3TError
 from verify.audit import DEFAULT, LEVELS, audit, resolve_levels
 from verify.case import Event
+from verify.effort import Effort
 from verify.evidence import read_evidence
 from verify.laboratory import RunLab
 from verify.report import LIMITS, Finding, Report, Verdict
@@ -57,6 +58,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-isolate", action="store_true", help="run the clean room in this process (for debugging)")
     made.add_argument("--all-nodes", action="store_true", help="retrain every surviving node, not just what serves now")
     made.add_argument("--no-source", action="store_true", help="do not read the source data again")
+    made.add_argument(
+        "--systems", type=int, metavar="N", help="E2: systems per side (default: what the power asks for)"
+    )
+    made.add_argument("--guesses", type=int, metavar="N", help="E3: guesses, fixed beforehand")
+    made.add_argument("--shadows", type=int, metavar="N", help="E3: systems that calibrate the attack")
+    made.add_argument("--histories", type=int, metavar="N", help="E4: equivalent histories to play")
     made.add_argument("--adapter", metavar="MODULE:FACTORY", help="audit a third-party system (verify.adapter)")
     made.add_argument("--delete", action="append", metavar="ID", help="with --adapter: a record to delete; repeatable")
     made.add_argument("--refresh", action="store_true", help="with --adapter: refresh after the deletions")
@@ -115,6 +122,7 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
             lab=RunLab(evidence),
             records=records,
             scope="surviving" if given.all_nodes else "served",
+            effort=_effort(given, levels),
         )
     finally:
         getattr(system, "close", lambda: None)()
@@ -136,7 +144,26 @@ def _adapted(given: argparse.Namespace, levels: Sequence[str]) -> Report:
         raise S3TError(f"--delete {unknown[0]!r} is not among the {len(subject.records)} records of the adapter")
     history = [Event("delete", tuple(ids)), *([Event("refresh")] if given.refresh else [])]
     asked = levels if given.level or given.all else adapter.LEVELS
-    return adapter.audit_adapter(subject, history, levels=asked)
+    return adapter.audit_adapter(subject, history, levels=asked, effort=_effort(given, asked))
+
+
+def _effort(given: argparse.Namespace, levels: Sequence[str]) -> Effort:
+    """Return the plans of E2 to E4 with what was asked for; bad numbers are refused before anything is trained."""
+    made: dict[str, Any] = {}
+    if "E2" in levels:
+        from verify.distribution import E2Plan
+
+        made["distribution"] = E2Plan() if given.systems is None else E2Plan(n=given.systems)
+    if "E3" in levels:
+        from verify.membership import E3Plan
+
+        told = {name: getattr(given, name) for name in ("guesses", "shadows") if getattr(given, name) is not None}
+        made["membership"] = E3Plan(**told)
+    if "E4" in levels:
+        from verify.histories import E4Plan
+
+        made["histories"] = E4Plan() if given.histories is None else E4Plan(given.histories)
+    return Effort(**made)
 
 
 def _write(report: Report, given: argparse.Namespace) -> None:
