@@ -1,7 +1,8 @@
 """E0, second part: every file in the run folder is accounted for, and nothing else is there.
 
 Accounted for are the files of the declared layout and the files of surviving nodes with the SHA-256 that the ledger
-holds. Any other file, folder or link is a violation: a dropped node that was not erased, a copy, a log, a leftover.
+holds. Any other file, folder or link is a violation: a dropped node that was not erased, a copy, a log, a leftover. So is a half-made
+run beside the folder, the one place outside it where a run is ever written.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def check_scan(evidence: Evidence, state: State) -> list[Finding]:
             found.append(_violated(f"{name} is not the file that the ledger recorded: its SHA-256 differs", path=name))
         else:
             seen += 1
+    staging = evidence.folder.parent / f".{evidence.folder.name}.partial"
+    if staging.exists():
+        found.append(
+            _violated(f"{staging.name} beside the run is a half-made run, with all its records", path=staging.name)
+        )
     missing = sorted(name for name in expected if not (evidence.folder / name).is_file())
     found += [Finding(CHECK, Verdict.UNDECIDED, f"{name} is missing", details={"path": name}) for name in missing]
     found += [*_declared_files(state), *_tables(evidence, state)]

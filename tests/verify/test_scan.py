@@ -254,3 +254,11 @@ def test_search_agrees_with_find_at_every_offset_and_window(tmp_path: Path) -> N
         assert search.in_file(path) == [needle], start
         path.write_bytes(b"." * start + b"xabcabd" + b"." * 50)
         assert search.in_file(path) == [], start
+
+
+def test_a_half_made_run_beside_the_folder(forge: Callable[..., Any]) -> None:
+    run = forge()
+    (run.folder.parent / f".{run.folder.name}.partial").mkdir()
+    (found,) = check_scan(*run.read())
+    assert found.verdict is Verdict.VIOLATED
+    assert "half-made run" in found.message
