@@ -154,7 +154,7 @@ def refreshable(steps: Sequence[Step], claim: Claim, slot: Callable[[str], Slot 
     hit: list[set[Slot | None]] = [{*step.slots, *map(slot, step.ids)} for step in steps]
     mask = set().union(*hit[last + 1 :])
     if None in mask:
-        return [position <= last for position in range(len(steps) + 1)]
+        return [position <= last + 1 for position in range(len(steps) + 1)]
     return [i <= last or mask <= set().union(*hit[i:]) for i in range(len(steps) + 1)]
 
 
