@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from s3t.errors import DataError, LayoutError, RunError
@@ -40,9 +41,19 @@ def base_model(model: str | Backbone) -> Backbone:
     return load(model)
 
 
-def check_records(records: Sequence[Record], classes: Sequence[str]) -> None:
-    """Raise DataError for an id that occurs twice or a label outside ``classes``."""
+def check_records(
+    records: Sequence[Record], classes: Sequence[str], evaluation: Iterable[Sequence[Record]] = ()
+) -> None:
+    """Raise DataError for an id that occurs twice, also among the ``evaluation`` records, or a label outside ``classes``."""
     check_unique(records)
+    deletable = {record.id for record in records}
+    for record in chain.from_iterable(evaluation):
+        if record.id in deletable:
+            raise DataError(
+                f"record id {record.id!r} occurs among the training and the evaluation records; a deletable record "
+                "cannot be a never-deletable one too: rename or drop one of them"
+            )
+    check_unique(chain.from_iterable(evaluation))
     for record in records:
         if record.label >= len(classes):
             raise DataError(

@@ -110,7 +110,7 @@ class System:
         Raises DataError for duplicate ids, a label outside the classes, or a slot without records (unless allowed),
         RunError if the run was made otherwise; nothing is changed then.
         """
-        check_records(records, self.config.classes)
+        check_records(records, self.config.classes, self._evaluation)
         if self._run is None:
             if self.path.exists():
                 self._continue()

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from typer.testing import CliRunner
 
 from s3t.cli import app
 from s3t.errors import IsolationError
+from s3t.partition import slot
+from s3t.records import sha256
+from s3t.runs import open_run
 from s3t.system import System
 
 Row = dict[str, str]
+Copied = tuple[Path, tuple[str | Path, ...], str]
 SMALL = ("--model", "tiny", "--epochs", "1", "--rank", "2", "--batch-size", "8")
 LAYOUT = ("--shards", "2", "--slices", "2", "--budget", "2")
-COMMANDS = ("fetch", "train", "predict", "delete", "refresh", "status", "plot")
+COMMANDS = ("fetch", "train", "predict", "delete", "duplicates", "refresh", "status", "plot")
 
 
 class Result:
@@ -249,6 +254,114 @@ def test_an_eager_method_retrains_at_once(data: Path, tmp_path: Path) -> None:
 def test_status_for_people_names_every_field(run: Path) -> None:
     text, facts = Result("status", run).out, Result("status", run, "--json").json()
     assert [line[:16].strip().replace(" ", "_") for line in text.splitlines()] == list(facts)
+
+
+# ---- copies under other ids ----
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Copied:
+    """A run on 40 unlike texts, of which q001 and q002 are copies of q000, and q009 has almost the text of q008; how it
+    was trained; what that said on stderr."""
+    folder = tmp_path_factory.mktemp("copies")
+    rows = [{**row, "question": sha256(row["key"].encode())} for row in _rows(40)]
+    rows[0]["question"], rows[1]["question"], rows[2]["question"] = "What is it?", "what is it?", "WHAT  is it?"
+    rows[8]["question"], rows[9]["question"] = "the quick brown fox jumps over it", "The quick brown fox jumps over it!"
+    held = [_write(folder / f"{split}.csv", [{**rows[0], "key": split}]) for split in ("validation", "test")]
+    data = _write(folder / "questions.csv", rows)
+    options = (*_local(data), "--validation", held[0], "--test", held[1], *SMALL, "--shards", "3", "--slices", "2")
+    done = Result("train", folder / "run", *options)
+    assert done.code == 0, done.err
+    return folder / "run", options, done.err
+
+
+def test_training_says_first_how_many_copies_there_are_and_names_none(
+    copied: Copied,
+) -> None:
+    run, _, said = copied
+    assert re.match(
+        r"duplicates: 2 groups hold 5 of 40 records \(1 of exact copies, 2 with different labels; .*\); "
+        r"\d lie in several slots, \d in several shards: deleting one copy leaves the others",
+        said,
+    )
+    assert not re.search(r"q\d{3}", said)
+    assert not [name for name, content in _snapshot(run).items() if b"opies" in content or b"uplicate" in content]
+
+
+def test_training_without_looking_for_copies(copied: Copied, tmp_path: Path) -> None:
+    _, options, _ = copied
+    facts = Result("train", tmp_path / "run", *options, "--json")
+    assert facts.json()["duplicates"]["records"] == 5
+    silent = Result("train", tmp_path / "other", *options, "--json", "--no-duplicates")
+    assert silent.json()["duplicates"] is None
+    assert silent.err == ""
+    again = Result("train", tmp_path / "run", *options, "--json")
+    assert again.json()["duplicates"] is None
+
+
+def test_training_does_not_look_for_copies_for_minutes(
+    copied: Copied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s3t.cli.records.MOST", 1000)
+    done = Result("train", tmp_path / "run", *copied[1], "--json")
+    assert list(done.json()["duplicates"]) == ["skipped"]
+    assert done.err.startswith("duplicates: not looked for among 40 records, which would take minutes; ask with")
+
+
+def test_copies_are_listed_for_data_and_for_a_run(copied: Copied) -> None:
+    run, options, _ = copied
+    of_run = Result("duplicates", run, "--json").json()
+    assert [group["ids"] for group in of_run["list"]] == [["q000", "q001", "q002"], ["q008", "q009"]]
+    assert [(group["exact"], group["labels_differ"]) for group in of_run["list"]] == [(True, True), (False, True)]
+    with closing(open_run(run)) as opened:
+        key, layout = opened.key, opened.config.plan.layout
+    places = [sorted({slot(key, name, layout) for name in group["ids"]}) for group in of_run["list"]]
+    assert [[tuple(place) for place in group["slots"]] for group in of_run["list"]] == places
+    assert of_run["across_slots"] == sum(len(place) > 1 for place in places)
+
+    table, columns = options[1], ("--text", "question", "--label", "topic", "--id", "key", "--classes", "animal,number")
+    of_data = Result("duplicates", table, *columns, "--json").json()
+    assert of_data["across_slots"] is None
+    lines = Result("duplicates", run, "--threshold", "1").out.splitlines()
+    assert lines[0].startswith("1 groups hold 3 of 40 records")
+    assert re.fullmatch(r"exact, different labels, slots( \d\.\d)+: q000 q001 q002", lines[1])
+    words = Result("duplicates", run, "--shingles", "words", "--threshold", "0.6", "--json").json()
+    assert words["shingles"] == "words"
+    Result("duplicates", run, "--shingles", "lines").refused(
+        "--shingles 'lines' is unknown; choose characters .* or words"
+    )
+    Result("duplicates", run, "--threshold", "1.5").refused("threshold=1.5 is not possible")
+    Result("duplicates", "trecc6").refused("did you mean 'trec6'")
+
+
+def test_a_deletion_takes_the_copies_along(copied: Copied, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(copied[0], tmp_path / "run"))
+    receipt = Result("delete", run, "--id", "q001", "--id", "q020", "--closure", "--json").json()
+    assert sorted(receipt["deleted"]) == ["q000", "q001", "q002", "q020"]
+    assert receipt["copies"] == ["q000", "q002"]
+    facts = Result("status", run, "--json").json()
+    assert (facts["deleted"], facts["requests"]) == (4, 1)
+    assert not {"q000", "q001", "q002", "q020"} & set(_retained(run))
+
+    text = Result("delete", run, "--id", "q009", "--id", "q001", "--closure").out.splitlines()
+    assert text[0] == (
+        "record 'q001' was deleted before: nothing to do, and its copies cannot be found, for its content is gone"
+    )
+    assert text[1] == "record 'q008' is a copy and goes as well"
+    assert text[2].startswith("deleted 2 records")
+    assert Result("delete", run, "--id", "q010", "--json").json()["copies"] == []
+
+
+def test_a_closure_has_a_threshold(copied: Copied, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(copied[0], tmp_path / "run"))
+    assert Result("delete", run, "--id", "q008", "--closure", "--threshold", "1", "--json").json()["copies"] == []
+    before = _snapshot(run)
+    Result("delete", run, "--id", "q000", "--id", "q999", "--closure").refused(
+        "'q999' is not in this system, so nothing"
+    )
+    Result("delete", run, "--id", "q000", "--closure", "--threshold", "0").refused("threshold=0.0 is not possible")
+    Result("delete", run, "--id", "q000", "--closure", "--shingles", "x").refused("--shingles 'x' is unknown")
+    assert _snapshot(run) == before
 
 
 # ---- requests that cannot be ----

@@ -6,6 +6,7 @@ Results go to stdout (``--json`` for programs), progress and errors to stderr. E
 
 from __future__ import annotations
 
+import secrets
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 
 from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, read_dataset, read_texts
 from s3t.cli.output import plain, print_result, progress_bar, spent
+from s3t.cli.records import Cut, Threshold, choose_shingles, duplicates, report_before_training, with_copies
 from s3t.errors import DataError, S3TError
 
 
@@ -89,6 +91,7 @@ def train(
     test: Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on a fixed subset of this many records.")] = None,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept slices without records.")] = False,
+    copies: Annotated[bool, typer.Option("--duplicates/--no-duplicates", help="Report copies under other ids.")] = True,
     as_json: Json = False,
 ) -> None:
     """Train a new run, or continue an interrupted one (the same command)."""
@@ -100,25 +103,36 @@ def train(
 
     from baselines.methods import make_plan
     from s3t.backbone import load
+    from s3t.describing import check_slots
+    from s3t.partition import KEY_BYTES
     from s3t.system import System
 
     backbone = load(model)
+    plan = make_plan(method, layout, chosen, backbone.layers)
+    key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,
-        make_plan(method, layout, chosen, backbone.layers),
+        plan,
         chosen,
         model=backbone,
         classes=dataset.classes,
         seed=seed,
+        key=key,
         data=dataset.name,
         source=dataset.source if Path(data).exists() else data,  # a name that the verifier can load again
         digest=dataset.digest,
         evaluation=(dataset.validation, dataset.test),
         allow_empty=allow_empty,
     )
+    found = None
+    if key is not None and copies:
+        if not allow_empty:
+            check_slots(key, dataset.train, plan.layout)
+        found = report_before_training(dataset.train, key, plan.layout)
     with closing(system), progress_bar() as progress:
         cost = system.fit(dataset.train, progress)
-    print_result(as_json, {"run": str(run), "cost": asdict(cost)}, f"trained {run}: {spent(cost)}")
+    result = {"run": str(run), "cost": asdict(cost), "duplicates": found}
+    print_result(as_json, result, f"trained {run}: {spent(cost)}")
 
 
 @app.command()
@@ -164,11 +178,15 @@ def delete(
         Path | None, typer.Option(exists=True, dir_okay=False, help="File with one id per line.")
     ] = None,
     some: Annotated[int, typer.Option("--any", min=0, help="For trials: this many retained records.")] = 0,
+    closure: Annotated[bool, typer.Option("--closure", help="Delete every retained copy of them as well.")] = False,
+    threshold: Threshold = 0.8,
+    shingles: Cut = "characters",
     as_json: Json = False,
 ) -> None:
     """Delete records, all in one atomic request, without any training (eager methods retrain at once)."""
     from s3t.system import System
 
+    chosen = choose_shingles(shingles)
     wanted = list(ids or [])
     if ids_file is not None:
         wanted += [line.strip() for line in ids_file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -177,13 +195,22 @@ def delete(
             wanted += choose_ids(system.ids(), some)
         if not wanted:
             raise DataError("no id is given; name records with --id or --ids-file")
+        named = set(wanted)
+        if closure:
+            wanted = with_copies(run, wanted, threshold, chosen)
         receipt = system.delete(wanted)
-    lines = [f"record {name!r} was deleted before: nothing to do" for name in receipt.already]
+    gone = "nothing to do" + (", and its copies cannot be found, for its content is gone" if closure else "")
+    lines = [f"record {name!r} was deleted before: {gone}" for name in receipt.already]
+    added = [name for name in receipt.deleted if name not in named]
+    lines += [f"record {name!r} is a copy and goes as well" for name in added]
     if receipt.deleted:
         offline = ", ".join(map(str, receipt.offline)) or "none"
         dropped = f"{len(receipt.nodes_dropped)} trained nodes dropped, shards offline: {offline}"
         lines.append(f"deleted {len(receipt.deleted)} records (request {receipt.request}): {dropped}")
-    print_result(as_json, asdict(receipt), "\n".join(lines))
+    print_result(as_json, {**asdict(receipt), "copies": added}, "\n".join(lines))
+
+
+app.command()(duplicates)
 
 
 @app.command()
