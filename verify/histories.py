@@ -190,6 +190,8 @@ def _fit(case: Case, base: Path, progress: Progress | None) -> bool:
         system.fit(list(case.records), progress)
     finally:
         close(system)
+    if not base.is_dir():
+        raise CannotPlayError("it keeps no files in the folder that it was given")
     if not case.victims:
         return False
     trial = base.with_name("trial")

@@ -99,9 +99,7 @@ class Skeleton:
     def every(self) -> Iterator[tuple[Step, ...]]:
         """Yield every arrangement of the deletions, the number of which grows faster than factorials."""
         for chosen in itertools.product(*self.places.values()):
-            gaps = self._gaps(chosen)
-            for batches in itertools.product(*(tuple(ordered_partitions(gap)) for gap in gaps)):
-                yield self._merge(batches)
+            yield from map(self._merge, partitioned(self._gaps(chosen)))
 
     def sample(self, rng: Random) -> tuple[Step, ...]:
         """Return a random arrangement."""
@@ -144,6 +142,16 @@ def ordered_partitions(items: Sequence[str]) -> Iterator[tuple[tuple[str, ...], 
         for first in itertools.combinations(items, size):
             for rest in ordered_partitions([item for item in items if item not in first]):
                 yield (first, *rest)
+
+
+def partitioned(gaps: Sequence[Sequence[str]]) -> Iterator[tuple[tuple[tuple[str, ...], ...], ...]]:
+    """Yield every choice of one ordered partition per gap, one at a time: there may be more than can be held."""
+    if not gaps:
+        yield ()
+        return
+    for first in ordered_partitions(gaps[0]):
+        for rest in partitioned(gaps[1:]):
+            yield (first, *rest)
 
 
 def refreshable(steps: Sequence[Step], claim: Claim, slot: Callable[[str], Slot | None]) -> list[bool]:

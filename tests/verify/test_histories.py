@@ -125,6 +125,8 @@ def test_where_a_deletion_may_come(history: tuple[Event, ...], places: dict[str,
 def test_every_arrangement_of_one_phase_is_found() -> None:
     assert len(list(skeleton([_delete("a", "b"), _delete("c")]).every())) == 13
     assert len(list(skeleton([_delete("a"), REFRESH, _delete("b"), REFRESH]).every())) == 2 + 2 * 3
+    many = skeleton([_delete(*map(str, range(60))), REFRESH, _delete("last")])
+    assert len(set(itertools.islice(many.every(), 50))) == 50, "more than the atoms of the world, but one at a time"
 
 
 @pytest.mark.parametrize(
@@ -327,6 +329,15 @@ def test_a_system_that_cannot_be_opened_again_is_undecided(case_of: Callable[...
     found = check_histories(case_of('delete ["0"]', lab=ClosedLab), E4Plan(4))
     assert [finding.verdict for finding in found] == [UNDECIDED]
     assert "closed and opened again: this system lives in memory alone" in found[0].message
+
+
+def test_a_system_without_files_is_undecided(case_of: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of('delete ["0"]')
+    elsewhere = case.lab.make
+    monkeypatch.setattr(SmallLab, "make", lambda self, folder: elsewhere(folder.with_name("elsewhere")))
+    found = check_histories(case, E4Plan(4))
+    assert [finding.verdict for finding in found] == [UNDECIDED]
+    assert "it keeps no files in the folder that it was given" in found[0].message
 
 
 def test_an_unfinished_refresh_is_undecided(tmp_path: Path) -> None:
