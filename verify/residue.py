@@ -46,8 +46,9 @@ def check_residue(evidence: Evidence, victims: Sequence[Record], *, known: bool 
     """Search every file for ids and inputs of ``victims``. ``known``: retained ids were compared with the source."""
     gone = {victim.id for victim in victims}
     retained = [row.record for row in evidence.rows if row.record.id not in gone]
-    found = [] if known else list(_twins(evidence, victims))
-    return [*search(evidence.folder, victims, retained, _declared(evidence)), *found]
+    found = search(evidence.folder, victims, retained, _declared(evidence))
+    twins = [] if known else list(_twins(evidence, victims))
+    return [*(f for f in found if not twins or f.verdict is not Verdict.HOLDS), *twins]
 
 
 def search(

@@ -1,8 +1,8 @@
 """E0, second part: every file in the run folder is accounted for, and nothing else is there.
 
 Accounted for are the files of the declared layout and the files of surviving nodes with the SHA-256 that the ledger
-holds. Any other file, folder or link is a violation: a dropped node that was not erased, a copy, a log, a leftover. So is a half-made
-run beside the folder, the one place outside it where a run is ever written.
+holds. Any other file, folder or link is a violation: a dropped node that was not erased, a copy, a log, a leftover. So is a
+half-made run beside the folder, the one place outside it where a run is ever written.
 """
 
 from __future__ import annotations
