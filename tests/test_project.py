@@ -20,7 +20,7 @@ def _environments(root: Path) -> set[str]:
 
 def test_the_readme_names_the_main_and_the_test_command(root: Path) -> None:
     commands = TOX.findall((root / "README.md").read_text())
-    assert commands == ["main", "checks,tests,slow,benchmark,audit"]
+    assert commands == ["main", "checks,tests,slow,benchmark,audit,verifier"]
     assert {name for command in commands for name in command.split(",")} <= _environments(root)
 
 
