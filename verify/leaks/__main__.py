@@ -1,28 +1,113 @@
-"""``python -m verify.leaks``: plant every fault and print which check caught which. Exit code 1 if one was missed."""
+"""``python -m verify leaks``: plant every fault and print which check caught which.
+
+Exit code 0 if every due catch was made and the clean system raised no alarm, 1 if not, 2 for bad input.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from verify.leaks import CLEAN, LEAKS, NOT_PLANTED, matrix
-from verify.leaks.bench import describe_matrix
-from verify.report import Verdict
+from s3t.errors import S3TError, did_you_mean
+from verify.leaks import CLEAN, LEAKS, NOT_PLANTED
+from verify.leaks.leak import Leak
+from verify.leaks.matrix import LEVELS, Cell, faults, full, play, reduced, write
+from verify.leaks.settings import SETTINGS, VICTIMS
+from verify.leaks.tables import markdown, terminal
+
+BAD_INPUT = 2
 
 
-def main() -> int:
-    """Print the matrix of faults and checks."""
-    with tempfile.TemporaryDirectory(prefix="s3t-leaks-") as folder:
-        table = matrix((CLEAN, *LEAKS), Path(folder))
-    print(describe_matrix(table))
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = argparse.ArgumentParser(prog="python -m verify leaks", description=__doc__)
+    size = made.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_true", help="every fault in every setting, around every victim")
+    size.add_argument("--reduced", action="store_true", help="every fault once, settings in turn (the default)")
+    made.add_argument("--leak", type=int, nargs="+", metavar="N", help="only these faults, by number")
+    made.add_argument("--setting", action="append", metavar="NAME", help="only this setting; repeatable")
+    made.add_argument("--victims", type=int, metavar="K", help=f"the first K victims of each setting (1 to {VICTIMS})")
+    made.add_argument("--levels", nargs="+", metavar="LEVEL", help=f"only these levels of {', '.join(LEVELS)}")
+    made.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
+    made.add_argument(
+        "--out", type=Path, metavar="DIR", help="write the matrix there; finished cells are kept and reused"
+    )
+    made.add_argument("--markdown", action="store_true", help="print the matrix as Markdown")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play the chosen cells, print the matrix, and return the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        return _main(given)
+    except S3TError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _main(given: argparse.Namespace) -> int:
+    leaks = (CLEAN, *_chosen(given.leak))
+    names, levels = _settings(given.setting or ()), _levels(given.levels or LEVELS)
+    victims = VICTIMS if given.victims is None else given.victims
+    if not 1 <= victims <= VICTIMS:
+        raise S3TError(f"--victims {victims} is out of range; a setting has 1 to {VICTIMS}")
+    if given.jobs < 1:
+        raise S3TError(f"--jobs {given.jobs} is not possible; give at least 1")
+    many = given.full or given.victims is not None
+    work = full(leaks, names, victims) if many else reduced(leaks, names)
+    with tempfile.TemporaryDirectory(prefix="s3t-matrix-") as folder:
+        out = given.out or Path(folder)
+        cells = play(work, out, levels, given.jobs, _tell)
+        write(cells, leaks, out, complete=False)
+    if given.markdown:
+        print(markdown(cells, leaks), end="")
+    else:
+        _print(cells, leaks)
+    wrong = faults(cells, leaks)
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _print(cells: Sequence[Cell], leaks: Sequence[Leak]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(terminal(cells, leaks))
     for number, why in NOT_PLANTED.items():
-        print(f"{number} not planted: {why}")
-    missed = [
-        leak for leak, said in table.items() for check in leak.caught_by if said.get(check) is not Verdict.VIOLATED
-    ]
-    alarmed = any(verdict is not Verdict.HOLDS for verdict in table[CLEAN].values())
-    return 1 if missed or alarmed else 0
+        console.print(f"{number} not planted: {why}", highlight=False)
+
+
+def _tell(done: int, total: int, what: str) -> None:
+    print(f"{done}/{total} {what}", file=sys.stderr)
+
+
+def _chosen(numbers: Sequence[int] | None) -> list[Leak]:
+    known = {leak.number: leak for leak in LEAKS}
+    for number in numbers or ():
+        if number not in known:
+            why = f": {NOT_PLANTED[number]}" if number in NOT_PLANTED else f"; there are {min(known)} to {max(known)}"
+            raise S3TError(f"fault {number} is not planted{why}")
+    return [known[number] for number in numbers] if numbers else list(LEAKS)
+
+
+def _settings(names: Sequence[str]) -> list[str]:
+    known = [setting.name for setting in SETTINGS]
+    for name in names:
+        if name not in known:
+            raise S3TError(f"setting {name!r} is unknown{did_you_mean(name, known)}; choose from {', '.join(known)}")
+    return list(names)
+
+
+def _levels(levels: Sequence[str]) -> list[str]:
+    for level in levels:
+        if level not in LEVELS:
+            raise S3TError(f"level {level!r} is unknown{did_you_mean(level, LEVELS)}; choose from {', '.join(LEVELS)}")
+    return [level for level in LEVELS if level in levels]
 
 
 if __name__ == "__main__":

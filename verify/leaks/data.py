@@ -21,7 +21,7 @@ from s3t.plan import Plan
 from s3t.records import Inputs, Record
 from s3t.rows import StoredRow
 from s3t.training import Trained
-from verify.leaks.leak import CLEANROOM, LINEAGE, NEVER, RESIDUE, ROWS, Leak, Planted, planted
+from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, RESIDUE, ROWS, Leak, Planted, planted
 
 
 def everything(builder: Builder) -> list[StoredRow]:
@@ -174,7 +174,12 @@ class Augmented(Planted):
     """Augmentation at ingestion stores a copy under an id of its own, which lands in another slot."""
 
     def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
-        copies = [Record(f"{record.id}-copy", record.inputs, record.label) for record in records[::2]]
+        present = {record.id for record in records}
+        copies = [
+            Record(f"{record.id}-copy", record.inputs, record.label)
+            for record in records
+            if not record.id.endswith("-copy") and f"{record.id}-copy" not in present
+        ]
         return super().fit([*records, *copies], progress)
 
 
@@ -200,37 +205,43 @@ class ByContent(Planted):
             super()._start(records)
 
 
-UNFLIPPED = "E1b: one record need not flip a choice between two checkpoints"
+UNFLIPPED = "the same checkpoints may be chosen as without the fault, and then the bits are right"
 LEAKS = (
     Leak(
-        2, "checkpoint picked on deletable rows", "statistics", planted(BestCheckpoint), (LINEAGE, RESIDUE, CLEANROOM),
-        blind=UNFLIPPED,
+        2, "checkpoint picked on deletable rows", "statistics", planted(BestCheckpoint), (LINEAGE, RESIDUE, LOUD),
+        sometimes={CLEANROOM: UNFLIPPED, NEVER: UNFLIPPED},
     ),
-    Leak(3, "early stopping on deletable rows", "statistics", planted(EarlyStopping), (LINEAGE, CLEANROOM), blind=UNFLIPPED),
-    Leak(4, "normalisation over all data", "statistics", planted(MeanLength), (LINEAGE, RESIDUE, CLEANROOM, NEVER)),
     Leak(
-        5, "class weights over all data", "statistics", planted(ClassWeights), (CLEANROOM, NEVER),
+        3, "early stopping on deletable rows", "statistics", planted(EarlyStopping), (LINEAGE, LOUD),
+        sometimes={CLEANROOM: UNFLIPPED, NEVER: UNFLIPPED},
+    ),
+    Leak(4, "normalisation over all data", "statistics", planted(MeanLength), (LINEAGE, RESIDUE, CLEANROOM, NEVER, LOUD)),
+    Leak(
+        5, "class weights over all data", "statistics", planted(ClassWeights), (CLEANROOM, NEVER, LOUD),
         blind="E0: a count in SQL is no observed read",
     ),
-    Leak(6, "vocabulary over all data", "statistics", planted(Vocabulary), (LINEAGE, CLEANROOM, NEVER)),
+    Leak(6, "vocabulary over all data", "statistics", planted(Vocabulary), (LINEAGE, CLEANROOM, NEVER, LOUD)),
     Leak(
-        7, "hyper-parameters tuned on all data", "statistics", Tuned, (NEVER,),
+        7, "hyper-parameters tuned on all data", "statistics", Tuned, (NEVER, LOUD),
         blind="E0, E1a: the tuned recipe is declared, and the weights follow from it",
     ),
-    Leak(8, "padding to the corpus' longest row", "statistics", planted(CorpusPadding), (CLEANROOM, NEVER)),
-    Leak(11, "steps from the corpus' size", "statistics", planted(CorpusSteps), (CLEANROOM, NEVER)),
-    Leak(23, "sharding by content", "rows", ByContent, (LINEAGE, ROWS, CLEANROOM)),
-    Leak(24, "sharding by position", "rows", ByPosition, (LINEAGE, ROWS, CLEANROOM, NEVER)),
+    Leak(8, "padding to the corpus' longest row", "statistics", planted(CorpusPadding), (CLEANROOM, NEVER, LOUD)),
     Leak(
-        32, "the same content under another id", "rows", Augmented, (ROWS,),
+        11, "steps from the corpus' size", "statistics", planted(CorpusSteps), (CLEANROOM, NEVER),
+        blind="E1c: the number of rows stays",
+    ),
+    Leak(23, "sharding by content", "rows", ByContent, (LINEAGE, ROWS, LOUD)),
+    Leak(24, "sharding by position", "rows", ByPosition, (LINEAGE, ROWS, NEVER, LOUD)),
+    Leak(
+        32, "the same content under another id", "rows", Augmented, (ROWS, LOUD),
         blind="E1a, E1b: the copy is a retained row, and the bits are right for it",
     ),
     Leak(
-        33, "labels computed from all data", "rows", Labels, (ROWS, NEVER),
+        33, "labels computed from all data", "rows", Labels, (ROWS, NEVER, LOUD),
         blind="E1a: the rows that the run kept are tainted already",
     ),
     Leak(
-        40, "forged lineage", "lineage", planted(Forged), (CLEANROOM, NEVER),
+        40, "forged lineage", "lineage", planted(Forged), (CLEANROOM, NEVER, LOUD),
         blind="E0: the records of reads are false by design",
     ),
 )  # fmt: skip

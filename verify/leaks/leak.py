@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from s3t.building import Builder
+from s3t.contract import Cost, Progress
 from s3t.facts import Facts
+from s3t.records import Record
 from s3t.runs import Run
 from s3t.serving import Serving
 from s3t.system import System
 from verify.brief import Scope
+from verify.leaks.settings import Need
 
-Step = Literal["delete", "delete another", "refresh"]
+Step = Literal["delete", "delete beside", "delete another", "refresh"]
+"""What happens after the fit: the victim, a record of the next slice, or one of another shard is deleted; or a refresh."""
+
 Channel = Literal["rows", "statistics", "randomness", "memory", "selection", "erasure", "lineage", "numerics"]
 """How the deleted record gets through: rows or statistics of other slots, random streams, state kept in memory between
 nodes or requests, the choice of what is served, files left behind, false records, or numbers that compare as they like."""
 
 LINEAGE, SCAN, ROWS, RESIDUE = "E0 lineage", "E0 scan", "E0 rows", "E0 residue"
-CLEANROOM, NEVER = "E1a clean room", "E1b never ingested"
-LOUD = "E1c loud"
-CHECKS = (LINEAGE, SCAN, ROWS, RESIDUE, CLEANROOM, NEVER)
+CLEANROOM, NEVER, LOUD = "E1a clean room", "E1b never ingested", "E1c loud"
+CHECKS = (LINEAGE, SCAN, ROWS, RESIDUE, CLEANROOM, NEVER, LOUD)
 
 
 class Planted(System):
-    """The real system, with room for a faulty builder, serving or view of the facts. As it stands it is clean."""
+    """The real system, with room for a faulty builder, serving or view of the facts. As it stands it is clean.
+
+    ``finished``: gives the folder of a clean run that was fitted on the given records, to begin with. ``tolerant``: train
+    on where a loss is NaN.
+    """
 
     builder: ClassVar[type[Builder]] = Builder
     serving: ClassVar[type[Serving]] = Serving
     facts: ClassVar[type[Facts]] = Facts
+    finished: Callable[[Sequence[Record]], Path] | None = None
+    tolerant: bool = False
     _worker: Builder | None = None
+
+    def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
+        """Fit, or begin with a copy of a finished clean run."""
+        if self.finished and not self.path.exists():
+            shutil.copytree(self.finished(records), self.path)
+        return super().fit(records, progress)
 
     def _attach(self, run: Run) -> None:
         super()._attach(run)
@@ -38,6 +57,7 @@ class Planted(System):
     def _builder(self, run: Run, facts: Facts) -> Builder:
         if self._worker is None:  # one worker for the life of the system: what it remembers, it remembers
             self._worker = self.builder(run, self._loaded(), facts)
+            self._worker.finite = not self.tolerant
         return self._worker
 
     def _serving_for(self, run: Run) -> Serving:
@@ -56,12 +76,15 @@ def _is(fault: type[Any], kind: type[Any]) -> bool:
     return issubclass(fault, kind)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Leak:
-    """One fault of the catalogue. ``number`` is VERIFICATION's; ``caught_by``: the checks that MUST report VIOLATED.
+    """One fault of the catalogue. ``number`` is VERIFICATION's; ``caught_by``: the checks that MUST report VIOLATED, in
+    every setting and for every victim.
 
-    ``story``: what happens after the fit. ``scope``: the nodes that the clean room must retrain to see it. ``blind``:
-    which checks cannot see it by nature, and why. The fault's docstring says why a real system falls into it.
+    ``sometimes``: checks that catch it in some settings or for some victims alone, each with the reason. ``blind``: which
+    checks cannot see it by nature, and why. ``story``: what happens after the fit. ``scope``: the nodes that the clean
+    room must retrain to see it. ``needs``: adapts a setting to one in which the fault has any effect. The fault's docstring
+    says why a real system falls into it.
     """
 
     number: int
@@ -72,6 +95,8 @@ class Leak:
     story: tuple[Step, ...] = ("delete",)
     scope: Scope = "served"
     blind: str = ""
+    sometimes: Mapping[str, str] = field(default_factory=dict)
+    needs: Need | None = None
 
     @property
     def why(self) -> str:
@@ -82,7 +107,7 @@ class Leak:
     def trains_cleanly(self) -> bool:
         """Whether the first fit is that of the clean system, so that a copy of a clean run serves as well."""
         plant = self.plant
-        return plant.builder is Builder and plant.fit is System.fit and plant._start is System._start
+        return plant.builder is Builder and plant.fit is Planted.fit and plant._start is System._start
 
     @property
     def levels(self) -> tuple[str, ...]:

@@ -18,11 +18,13 @@ from s3t.contract import Cost, Progress, Receipt
 from s3t.graph import Node
 from s3t.graph import batches as form_batches
 from s3t.graph import seed as derive_seed
+from s3t.partition import slot
 from s3t.plan import Plan
 from s3t.records import canonical_json, sha256
 from s3t.rows import StoredRow
 from s3t.training import Seeds, Trained
-from verify.leaks.leak import CLEANROOM, LINEAGE, NEVER, Leak, Planted, planted
+from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, Leak, Planted, planted
+from verify.leaks.settings import with_dropout, with_three_orders
 
 
 class GlobalGenerator(Builder):
@@ -179,7 +181,9 @@ class ReturningBuilder(Builder):
 
     def node_rows(self, plan: Plan, node: Node) -> list[StoredRow]:
         """Return the node's rows, with those that came back."""
-        back = self.returning if node.shard == 0 and 1 in node.prefix else ()
+        homes = {row.record.id: slot(self.run.key, row.record.id, plan.layout) for row in self.returning}
+        own = {(node.shard, piece) for piece in node.prefix}
+        back = [row for row in self.returning if homes[row.record.id] in own]
         return sorted([*super().node_rows(plan, node), *back], key=lambda row: row.record.id)
 
 
@@ -209,24 +213,36 @@ class RepeatedEpoch(Builder):
 
 
 LEAKS = (
-    Leak(9, "one global random generator", "randomness", planted(GlobalGenerator), (CLEANROOM, NEVER)),
-    Leak(10, "seed from the data's hash", "randomness", planted(DataSeed), (CLEANROOM, NEVER)),
-    Leak(12, "optimizer moments carried over", "memory", planted(CarriedMoments), (CLEANROOM, NEVER)),
-    Leak(13, "running average shared", "memory", planted(MovingAverage), (CLEANROOM, NEVER)),
-    Leak(14, "clipping state shared", "memory", planted(AdaptiveClip), (CLEANROOM, NEVER)),
-    Leak(15, "warm start from sibling orders", "memory", planted(SiblingWarmStart), (CLEANROOM, NEVER)),
     Leak(
-        16, "tensors aliased with the parent's", "memory", planted(AliasedParent), (CLEANROOM, NEVER),
+        9, "one global random generator", "randomness", planted(GlobalGenerator), (CLEANROOM, NEVER, LOUD),
+        needs=with_dropout,
+    ),
+    Leak(
+        10, "seed from the data's hash", "randomness", planted(DataSeed), (CLEANROOM, NEVER),
+        blind="E1c: the ids stay, and they are what is hashed",
+    ),
+    Leak(12, "optimizer moments carried over", "memory", planted(CarriedMoments), (CLEANROOM, NEVER, LOUD)),
+    Leak(13, "running average shared", "memory", planted(MovingAverage), (CLEANROOM, NEVER, LOUD)),
+    Leak(14, "clipping state shared", "memory", planted(AdaptiveClip), (CLEANROOM, NEVER, LOUD)),
+    Leak(
+        15, "warm start from sibling orders", "memory", planted(SiblingWarmStart), (CLEANROOM, NEVER, LOUD),
+        story=("delete beside", "refresh", "delete"), needs=with_three_orders,
+    ),
+    Leak(
+        16, "tensors aliased with the parent's", "memory", planted(AliasedParent), (CLEANROOM, NEVER, LOUD),
         story=("delete", "refresh"),
     ),
     Leak(
         18, "cache key ignores the order", "memory", planted(SortedCache), (CLEANROOM,), scope="surviving",
-        blind="E1b: nodes of the same slices survive together, and the one trained first serves",
+        blind="E1b, E1c: nodes of the same slices survive together, and the one trained first serves",
     ),
-    Leak(29, "holes instead of repacking", "memory", Holes, (CLEANROOM, NEVER), story=("delete", "refresh")),
+    Leak(29, "holes instead of repacking", "memory", Holes, (CLEANROOM, NEVER, LOUD), story=("delete", "refresh")),
     Leak(
-        30, "resurrection at refresh", "rows", Resurrection, (LINEAGE, CLEANROOM, NEVER),
+        30, "resurrection at refresh", "rows", Resurrection, (LINEAGE, CLEANROOM, NEVER, LOUD),
         story=("delete", "delete another", "refresh"),
     ),
-    Leak(31, "resume repeats an epoch", "memory", planted(RepeatedEpoch), (CLEANROOM, NEVER), story=("delete", "refresh")),
+    Leak(
+        31, "resume repeats an epoch", "memory", planted(RepeatedEpoch), (CLEANROOM, NEVER), story=("delete", "refresh"),
+        blind="E1c: the reference is refreshed too, and repeats it",
+    ),
 )  # fmt: skip

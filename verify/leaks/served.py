@@ -23,7 +23,8 @@ from s3t.rows import StoredRow
 from s3t.selection import Chain, chain
 from s3t.serving import Serving
 from s3t.training import Trained
-from verify.leaks.leak import CLEANROOM, LINEAGE, NEVER, RESIDUE, SCAN, Leak, Planted, planted
+from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, RESIDUE, SCAN, Leak, Planted, planted
+from verify.leaks.settings import with_blocks, with_three_orders
 
 
 class SharedHead(Serving):
@@ -175,17 +176,20 @@ class MergedExport(Builder):
 
 LEAKS = (
     Leak(
-        1, "head shared across stages", "memory", planted(SharedHead), (CLEANROOM, NEVER),
+        1, "head shared across stages", "memory", planted(SharedHead), (CLEANROOM, NEVER, LOUD),
         blind="E0: every record of reads is right",
     ),
-    Leak(17, "off by one", "selection", planted(OffByOne), (LINEAGE, SCAN, RESIDUE, CLEANROOM, NEVER)),
+    Leak(17, "off by one", "selection", planted(OffByOne), (LINEAGE, SCAN, RESIDUE, CLEANROOM, NEVER, LOUD)),
     Leak(
-        19, "old chain still served", "selection", planted(StalePointer), (CLEANROOM, NEVER),
+        19, "old chain still served", "selection", planted(StalePointer), (CLEANROOM, NEVER, LOUD),
         blind="E0: the registry is right",
     ),
-    Leak(20, "order chosen by an old score", "selection", planted(OldScores), (LINEAGE, CLEANROOM, NEVER)),
-    Leak(21, "ensemble weights by old sizes", "selection", planted(OldSizes), (LINEAGE, CLEANROOM, NEVER)),
-    Leak(22, "ensemble weights by old accuracies", "selection", planted(OldAccuracies), (LINEAGE, CLEANROOM, NEVER)),
+    Leak(
+        20, "order chosen by an old score", "selection", planted(OldScores), (LINEAGE, CLEANROOM, NEVER),
+        needs=with_three_orders, blind="E1c: it counts rows, and their number stays",
+    ),
+    Leak(21, "ensemble weights by old sizes", "selection", planted(OldSizes), (LINEAGE, CLEANROOM, NEVER, LOUD)),
+    Leak(22, "ensemble weights by old accuracies", "selection", planted(OldAccuracies), (LINEAGE, CLEANROOM, NEVER, LOUD)),
     Leak(25, "checkpoint not erased", "erasure", KeptCheckpoints, (SCAN, RESIDUE), blind="E1: what serves is right"),
     Leak(26, "token cache left on disk", "erasure", planted(TokenCache), (SCAN, RESIDUE), blind="E1: what serves is right"),
     Leak(
@@ -193,14 +197,17 @@ LEAKS = (
         blind="E0 scan: the ledger belongs there; E1: what serves is right",
     ),
     Leak(36, "backup copy", "erasure", Backup, (SCAN, RESIDUE), blind="E1: what serves is right"),
-    Leak(38, "NaN passes a comparison", "numerics", planted(NotANumber), (CLEANROOM, NEVER), blind="E0: no tensor is read"),
+    Leak(
+        38, "NaN passes a comparison", "numerics", planted(NotANumber), (CLEANROOM, NEVER, LOUD),
+        blind="E0: no tensor is read",
+    ),
     Leak(
         39, "weak hash", "lineage", planted(WeakHash), (CLEANROOM,),
-        blind="E0: it holds no tensors to hash; E1b: what serves is right",
+        blind="E0: it holds no tensors to hash; E1b, E1c: what serves is right",
     ),
     Leak(41, "merged exports left behind", "erasure", planted(MergedExport), (SCAN,), blind="E1: what serves is right"),
     Leak(
         43, "earlier blocks silently zeroed", "numerics", planted(ZeroedBlocks), (CLEANROOM,),
-        blind="E0, E1b: no record is involved, the reference is as wrong",
+        blind="E0, E1b, E1c: no record is involved, the reference is as wrong", needs=with_blocks,
     ),
 )  # fmt: skip

@@ -1,0 +1,199 @@
+"""The kill matrix: fault x check x setting x victim. Played cell by cell, resumable, written as JSON and Markdown.
+
+The faults around one victim of one setting share a bench, and so their clean fits; such groups may run side by side. Every
+finished cell is a line in ``OUT/cells/``; what is there is not played again.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from s3t.contract import Progress
+from s3t.errors import RunError
+from verify.leaks.leak import CHECKS, Leak
+from verify.leaks.settings import SETTINGS, VICTIMS
+from verify.report import Verdict
+
+LEVELS = ("E0", "E1a", "E1b", "E1c")
+"""The levels whose checks the matrix has as columns."""
+
+FORMAT = 1
+CELLS, TABLE, PAGE = "cells", "matrix.json", "matrix.md"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a fault is planted: the name of a setting and the number of a victim."""
+
+    setting: str
+    victim: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault in one place, and what every check said of it."""
+
+    leak: int
+    place: Place
+    verdicts: Mapping[str, Verdict]
+
+    def missed(self, leak: Leak) -> tuple[str, ...]:
+        """Return the checks that were to catch the fault, and ran, and did not."""
+        due = leak.caught_by if leak.number else ()
+        return tuple(c for c in due if c in self.verdicts and self.verdicts[c] is not Verdict.VIOLATED)
+
+    def alarms(self) -> tuple[str, ...]:
+        """Return the checks that do not hold; none may, where no fault is planted."""
+        return tuple(check for check, verdict in self.verdicts.items() if verdict is not Verdict.HOLDS)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {"leak": self.leak, **asdict(self.place), "verdicts": {c: v.value for c, v in self.verdicts.items()}}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Cell:
+        """Rebuild a cell from :meth:`to_json`."""
+        said = {str(check): Verdict(verdict) for check, verdict in raw["verdicts"].items()}
+        return cls(int(raw["leak"]), Place(str(raw["setting"]), int(raw["victim"])), said)
+
+
+Work = Mapping[Place, Sequence[Leak]]
+"""Which faults are to be played in which place."""
+
+
+def full(leaks: Sequence[Leak], settings: Sequence[str] = (), victims: int = VICTIMS) -> dict[Place, list[Leak]]:
+    """Return every fault in every place: all ``settings`` (by default all there are) x the first ``victims`` of each."""
+    names = [setting.name for setting in SETTINGS if not settings or setting.name in settings]
+    return {Place(name, victim): list(leaks) for name in names for victim in range(victims)}
+
+
+def reduced(leaks: Sequence[Leak], settings: Sequence[str] = ()) -> dict[Place, list[Leak]]:
+    """Return every fault once: the settings take turns, each with another victim; faults without number go everywhere."""
+    names = [setting.name for setting in SETTINGS if not settings or setting.name in settings]
+    work: dict[Place, list[Leak]] = {Place(name, turn % VICTIMS): [] for turn, name in enumerate(names)}
+    places = list(work)
+    for leak in leaks:
+        for place in [places[leak.number % len(places)]] if leak.number else places:
+            work[place].append(leak)
+    return work
+
+
+def play(
+    work: Work, out: Path, levels: Sequence[str] = LEVELS, jobs: int = 1, progress: Progress | None = None
+) -> list[Cell]:
+    """Play what of ``work`` is not finished in ``out`` and return all its cells, in the order of ``work``.
+
+    ``levels``: which checks run; cells that lack one of them are played again. ``jobs``: processes side by side.
+    """
+    (out / CELLS).mkdir(parents=True, exist_ok=True)
+    done = {(cell.place, cell.leak): cell for cell in finished(out) if _covers(cell, levels)}
+    todo = {place: [leak for leak in leaks if (place, leak.number) not in done] for place, leaks in work.items()}
+    total, count = sum(map(len, work.values())), sum(map(len, work.values())) - sum(map(len, todo.values()))
+    groups = [(place, [leak.number for leak in leaks], tuple(levels), out) for place, leaks in todo.items() if leaks]
+    for cell in _inside(groups) if jobs == 1 else _beside(groups, jobs):
+        done[cell.place, cell.leak] = cell
+        count += 1
+        if progress:
+            progress(count, total, f"{cell.leak} in {cell.place.setting}, victim {cell.place.victim}")
+    return [done[place, leak.number] for place, leaks in work.items() for leak in leaks]
+
+
+Group = tuple[Place, list[int], tuple[str, ...], Path]
+
+
+def _inside(groups: Iterable[Group]) -> Iterator[Cell]:
+    for group in groups:
+        yield from play_group(*group)
+
+
+def _beside(groups: Sequence[Group], jobs: int) -> Iterator[Cell]:
+    context = multiprocessing.get_context("spawn")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        for future in as_completed([pool.submit(_listed, group) for group in groups]):
+            yield from future.result()
+
+
+def _listed(group: Group) -> list[Cell]:
+    return list(play_group(*group))
+
+
+def play_group(place: Place, numbers: Sequence[int], levels: Sequence[str], out: Path) -> Iterator[Cell]:
+    """Play faults in one place on one bench, on one thread; yield each cell once it is on disk."""
+    import torch
+
+    from verify.leaks import CLEAN, LEAKS
+    from verify.leaks.bench import Bench, verdicts
+    from verify.leaks.settings import find_setting
+
+    known = {leak.number: leak for leak in (CLEAN, *LEAKS)}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="s3t-leaks-") as folder:
+            bench = Bench(Path(folder), find_setting(place.setting), place.victim)
+            for number in numbers:
+                cell = Cell(number, place, verdicts(bench.audit(known[number], levels)))
+                with (out / CELLS / f"{place.setting}-{place.victim}.jsonl").open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps(cell.to_json()) + "\n")
+                yield cell
+    finally:
+        torch.set_num_threads(threads)
+
+
+def finished(out: Path) -> list[Cell]:
+    """Return the cells that are finished in ``out``. RunError for a line that is no cell."""
+    found = []
+    for path in sorted((out / CELLS).glob("*.jsonl")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                found.append(Cell.from_json(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(
+                    f"{path.name}, line {number} is no cell of a matrix ({error}); remove the file"
+                ) from error
+    return found
+
+
+def _covers(cell: Cell, levels: Sequence[str]) -> bool:
+    return set(levels) <= {check.split()[0] for check in cell.verdicts}
+
+
+def write(cells: Sequence[Cell], leaks: Sequence[Leak], out: Path, *, complete: bool) -> tuple[Path, Path]:
+    """Write the matrix as JSON and Markdown and return both files; ``complete``: forget the single cells."""
+    from verify.leaks.tables import markdown, table
+
+    out.mkdir(parents=True, exist_ok=True)
+    files = out / TABLE, out / PAGE
+    for path, content in zip(files, (table(cells, leaks), markdown(cells, leaks)), strict=True):
+        part = path.with_suffix(path.suffix + ".part")
+        part.write_text(content, encoding="utf-8")
+        part.replace(path)
+    if complete:
+        shutil.rmtree(out / CELLS, ignore_errors=True)
+    return files
+
+
+def faults(cells: Sequence[Cell], leaks: Sequence[Leak]) -> list[str]:
+    """Return what is wrong with the matrix: due catches that were missed, and alarms on the clean system."""
+    known = {leak.number: leak for leak in leaks}
+    wrong = []
+    for cell in cells:
+        where = f"{cell.place.setting}, victim {cell.place.victim}"
+        if cell.leak:
+            wrong += [f"{check} missed fault {cell.leak} in {where}" for check in cell.missed(known[cell.leak])]
+        else:
+            wrong += [f"{check} does not hold on the clean system in {where}" for check in cell.alarms()]
+    return wrong
+
+
+__all__ = ["CHECKS", "LEVELS", "Cell", "Place", "faults", "finished", "full", "play", "reduced", "write"]

@@ -1,0 +1,139 @@
+"""Where faults are planted: settings (method, layout, recipe, seed, slot key, base model) and, in each, several victims.
+
+Every victim has its own 60 records, made so that it is the odd one: the only long row (statistics move with it), with half
+of the words that elsewhere occur once, the first row of its slot (positions move with it), and what alone makes its slot
+larger than the others of its shard (counts move with it). Another slot lacks a row, so that the number of all rows is a
+multiple of every batch size here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from baselines.methods import make_plan
+from s3t.partition import slot
+from s3t.plan import Plan
+from s3t.records import Layout, Recipe, Record
+
+CLASSES = ("a", "b", "c")
+ROWS = 60
+WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "islet", "jetty")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration of the system under test. ``method`` is one of :mod:`baselines.methods`."""
+
+    name: str
+    method: str
+    layout: Layout
+    recipe: Recipe
+    seed: int
+    model: str
+
+    @property
+    def key(self) -> bytes:
+        """The slot key, another one for every setting."""
+        return hashlib.sha256(self.name.encode()).digest()
+
+    def plan(self, layers: int) -> Plan:
+        """Return the method's plan for a model of ``layers`` layers."""
+        return make_plan(self.method, self.layout, self.recipe, layers)
+
+
+Need = Callable[[Setting], Setting]
+"""What a fault needs to have any effect: the setting, changed as little as that takes."""
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "s3t-2x3", "s3t", Layout(shards=2, slices=3, budget=3),
+        Recipe(epochs=2.0, batch_size=6, window=2, dropout=0.1, rank=2), seed=3, model="tiny",
+    ),
+    Setting(
+        "s3t-3x2", "s3t", Layout(shards=3, slices=2, budget=2),
+        Recipe(epochs=2.0, batch_size=5, window=3, rank=4, rslora=True, ensemble="mean-probabilities"),
+        seed=11, model="tiny-4",
+    ),
+    Setting(
+        "sisa-2x3", "sisa-lora-lazy", Layout(shards=2, slices=3, budget=2),
+        Recipe(epochs=3.0, batch_size=4, window=4, dropout=0.2, rank=3, lr=2e-3), seed=29, model="tiny-3",
+    ),
+)  # fmt: skip
+"""S3T with three orders; S3T otherwise in every respect; one adapter continued over all slices, for 1.5 epochs a stage."""
+
+VICTIMS = 5
+"""Victims per setting; they differ in slot, content and label."""
+
+
+def find_setting(name: str) -> Setting:
+    """Return the setting called ``name``. KeyError if there is none."""
+    return {setting.name: setting for setting in SETTINGS}[name]
+
+
+def with_dropout(setting: Setting) -> Setting:
+    """Dropout must draw from a random generator."""
+    return setting if setting.recipe.dropout else replace(setting, recipe=replace(setting.recipe, dropout=0.1))
+
+
+def with_blocks(setting: Setting) -> Setting:
+    """Every stage must have a block of layers of its own."""
+    return replace(setting, method="s3t")
+
+
+def with_three_orders(setting: Setting) -> Setting:
+    """After any deletion, two orders of the victim's shard must still have a chain."""
+    return replace(setting, layout=Layout(setting.layout.shards, slices=3, budget=3))
+
+
+def with_twelve_layers(setting: Setting) -> Setting:
+    """Blocks of layers, and enough of them that one's index begins another one's: 1 in the last block, 10 in the first."""
+    return replace(with_blocks(setting), model="tiny-12")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The records of one victim, the victim itself, a record beside it (next slice) and another one (next shard as well)."""
+
+    records: tuple[Record, ...]
+    victim: Record
+    beside: Record
+    other: Record
+
+
+def victim_slot(layout: Layout, number: int) -> tuple[int, int]:
+    """Return the slot of victim ``number``: over all shards in turn, and over all slices."""
+    return number % layout.shards, (1 - number) % layout.slices
+
+
+def make_corpus(setting: Setting, number: int) -> Corpus:
+    """Return the records around victim ``number`` (0..) of ``setting``."""
+    layout = setting.layout
+    shard, piece = place = victim_slot(layout, number)
+    there = (shard + 1) % layout.shards
+    each = ROWS // (layout.shards * layout.slices)
+    left = {(s, p): each for s in range(layout.shards) for p in range(layout.slices)}
+    left[place] += 1
+    left[there, piece] -= 1
+    total, records, candidate = sum(left.values()), list[Record](), 0
+    while len(records) < total:
+        name = f"row-{candidate:04d}"
+        candidate += 1
+        home = slot(setting.key, name, layout)
+        if left[home]:
+            left[home] -= 1
+            records.append(Record(name, {"text": text(len(records))}, (0, 1, 2, 0)[len(records) % 4]))
+    homes = [slot(setting.key, record.id, layout) for record in records]
+    following = (piece + 1) % layout.slices
+    first, beside, other = (homes.index(home) for home in (place, (shard, following), (there, following)))
+    rare = [f"item{position}" for position in range(number % 2, total, 2)]
+    words = " ".join([text(first + 7 * number), *rare, *rare])
+    records[first] = Record(records[first].id, {"text": words}, number % len(CLASSES))
+    return Corpus(tuple(records), records[first], records[beside], records[other])
+
+
+def text(number: int) -> str:
+    """Return 4 to 10 common words and one that is the number's own."""
+    words = [WORDS[(number * step + step) % len(WORDS)] for step in (1, 3, 7, 2, 9, 4, 6, 8, 5, 1)]
+    return " ".join([*words[: 4 + number % 7], f"item{number}"])
