@@ -236,8 +236,6 @@ def _play(
         return [dataclasses.replace(finding, message=after + finding.message) for finding in found]
     except AcceptedError as error:
         return [Finding(CHECK, Verdict.VIOLATED, f"{after}{error}")]
-    except CannotPlayError as error:
-        return [Finding(CHECK, Verdict.UNDECIDED, f"{after}{error}")]
     except S3TError as error:
         return [Finding(CHECK, Verdict.UNDECIDED, f"{after}the history cannot be played: {error}")]
     finally:

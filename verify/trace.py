@@ -13,7 +13,8 @@ history may be replaced by another one under these rules, and by no others:
   "non-interference": before the last barrier; after it only where every slot dropped since then is dropped again later.
 - Anywhere: a restart; a request for what is deleted already; an id twice in one request; a request with an unknown id,
   which must raise RecordError and change nothing, known ids beside it included; a crash at any write, after which the same
-  request is made again.
+  request is made again (where a system rebuilds within a deletion, with a refresh after it: to delete what is deleted
+  rebuilds nothing).
 """
 
 from __future__ import annotations

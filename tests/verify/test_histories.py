@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
+import io
 import itertools
 import json
 import math
@@ -32,7 +34,7 @@ from s3t import runs
 from s3t.contract import Claim, Slot, UnlearningSystem
 from s3t.errors import S3TError
 from s3t.records import Layout
-from verify import crash, exhaustive, histories
+from verify import crash, exhaustive, histories, machine
 from verify.case import SAME, CannotPlayError, Case, Event, Variant, play
 from verify.evidence import read_evidence
 from verify.exhaustive import Walk, full_slots, random_histories
@@ -203,7 +205,7 @@ def _slots(small: Small, ids: Sequence[str]) -> tuple[Slot, ...]:
 STORIES = [
     ("s3t", 'delete ["0","1"]; delete ["2"]', 6),
     ("s3t", 'delete ["0"]; refresh; delete ["1","3"]; extend 2; retire [[1,1]]', 5),
-    ("sequential", 'delete ["0","2"]; refresh', 5),
+    pytest.param("sequential", 'delete ["0","2"]; refresh', 5, marks=pytest.mark.slow),
     ("sisa-full", 'delete ["0"]; delete ["3","1"]', 4),
     ("retrain-lora", 'delete ["0"]', 5),
 ]
@@ -264,11 +266,11 @@ def test_the_plan_must_play_something() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "line"),
-    [(30, 'delete ["1"]; delete ["2"]; refresh'), (31, 'delete ["1"]; delete ["2"]; refresh')],
-    ids=["resurrection", "resume repeats an epoch"],
+    "number",
+    [pytest.param(30, id="resurrection"), pytest.param(31, id="resume repeats an epoch", marks=pytest.mark.slow)],
 )
-def test_a_system_with_a_memory_is_caught(case_of: Callable[..., Case], number: int, line: str) -> None:
+def test_a_system_with_a_memory_is_caught(case_of: Callable[..., Case], number: int) -> None:
+    line = 'delete ["1"]; delete ["2"]; refresh'
     case = case_of(line, lab=lambda small: FaultyLab(small, LEAK[number]), layout=Layout(2, 3, 1))
     found = check_histories(case, E4Plan(8))
     assert found and {finding.verdict for finding in found} == {VIOLATED}
@@ -392,6 +394,31 @@ def test_a_process_dies_at_every_write(tmp_path: Path) -> None:
     assert at == 8, "two in a file, mkdir, two statements, the end of the transaction, rename; then none"
     assert [held for held, _ in ends[:3]] == [b"", b"01234", b"0123456789"]
     assert ends[-1][1] == ["a", "c.sqlite", "d"] and ends[-2][1] == ["a", "b", "c.sqlite"]
+
+
+def test_write_points_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, names in ((os, crash.CALLS), (sqlite3, ("connect",)), (io, ("open",)), (builtins, ("open",))):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name))
+    counting = crash.Kill(0)
+    counting.arm()
+    _writes(tmp_path)
+    with sqlite3.connect(tmp_path / "c.sqlite") as db:
+        assert db.execute("SELECT x FROM t").fetchall() == [(1,)]
+        assert counting.points == 7
+        db.executemany("INSERT INTO t VALUES (?)", [(2,), (3,)])
+        db.executescript("DROP TABLE t")
+        assert counting.points == 9
+    db.close()
+    (tmp_path / "text").write_text("text is written whole")
+    assert counting.points == 10, "the end of the transaction"
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    last = crash.Kill(2)
+    last.point()
+    assert not ended
+    last.point()
+    assert ended == [crash.CRASHED]
 
 
 def test_a_process_that_fails_by_itself_is_no_crash() -> None:
@@ -613,12 +640,39 @@ def test_all_histories_of_more_slots(layout: Layout, tmp_path: Path) -> None:
     _walk(layout, tmp_path)
 
 
+def test_orders_that_end_differently_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exhaustive, "_bits", lambda system, folder, small: folder.name)
+    found = Walk(*full_slots(Layout(1, 2, 1), each=1), tmp_path).run()
+    assert found["different"] == ["order [(0, 1), (0, 0)] ends in other bits than another order of the same slots"]
+
+
+def test_random_histories_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Oracle, "check", lambda *_: [Finding(CHECK, VIOLATED, "no", "shard 0", "head.bias")])
+    monkeypatch.setattr(exhaustive, "draw_steps", lambda *_: (Step("restart"), Step("unknown", ("never seen",))))
+    found = random_histories(1, CHEAP, tmp_path)
+    assert found["steps"] == {"delete": 1, "restart": 1, "unknown": 1} and len(found["different"]) == 3
+    assert found["different"][0].startswith("system 0, delete [") and found["different"][0].endswith(
+        "shard 0 head.bias no"
+    )
+
+
+def test_a_machine_without_git_or_a_known_processor_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(machine.subprocess, "run", missing)
+    monkeypatch.setattr(Path, "read_text", missing)
+    described = machine.describe_machine()
+    assert (described["commit"], described["dirty"]) == (None, None)
+    assert isinstance(described["processor"], str) and described["cores"] >= 1
+
+
 def test_random_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exhaustive, "PER_SYSTEM", 2)
-    found = random_histories(3, CHEAP, tmp_path)
-    assert found["different"] == [] and found["histories"] == 3 == sum(found["methods"].values())
-    assert found["states"] >= 3 and found["nodes"] > 3 and found["ulps"] == 0
-    assert random_histories(3, CHEAP, tmp_path) == found
+    monkeypatch.setattr(exhaustive, "PER_SYSTEM", 1)
+    found = random_histories(2, CHEAP, tmp_path)
+    assert found["different"] == [] and found["histories"] == 2 == sum(found["methods"].values())
+    assert found["states"] >= 2 and found["nodes"] > 2 and found["ulps"] == 0
+    assert random_histories(2, CHEAP, tmp_path) == found
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
