@@ -2,8 +2,9 @@
 
 The base is fitted once on all records; every history (:mod:`verify.trace` says which are equivalent) is played on a copy of
 its folder, opened as after a restart. What serves then, how it was selected, which shards are offline, and what is predicted
-for probes and deleted records must be what the audited system shows. A finding names the history in a line that
-:func:`verify.trace.read` reads back. ``python -m verify histories`` checks small systems (:mod:`verify.exhaustive`).
+for probes and deleted records must be what the audited system shows. A finding names the history in a line, and
+``Player(lab, copy of the fitted base).play(read(line))`` repeats it.
+``python -m verify histories`` checks small systems exhaustively and at random (:mod:`verify.exhaustive`).
 """
 
 from __future__ import annotations

@@ -35,7 +35,9 @@ from s3t.contract import Claim, Slot, UnlearningSystem
 from s3t.errors import S3TError
 from s3t.records import Layout
 from verify import crash, exhaustive, histories, machine
+from verify.audit import audit
 from verify.case import SAME, CannotPlayError, Case, Event, Variant, play
+from verify.effort import Effort
 from verify.evidence import read_evidence
 from verify.exhaustive import Walk, full_slots, random_histories
 from verify.histories import CHECK, AcceptedError, E4Plan, Player, check_histories, final_state, refuse
@@ -241,6 +243,15 @@ def test_equivalent_histories_of_drawn_systems_end_alike(number: int, tmp_path: 
     found = check_histories(case, E4Plan(12))
     assert [finding.verdict for finding in found] == [HOLDS], found[0].message
     system.close()
+
+
+def test_an_audit_at_level_e4(case_of: Callable[..., Case]) -> None:
+    case = case_of('delete ["0"]; delete ["2"]; refresh; delete ["1"]')
+    folder = case.system.path  # type: ignore[attr-defined]
+    given = {"levels": ("E4",), "records": case.records, "effort": Effort(histories=E4Plan(3))}
+    report = audit(case.system, folder, lab=RunLab(read_evidence(folder)), **given)  # type: ignore[arg-type]
+    assert [(f.check, f.verdict, f.details["histories"]) for f in report.findings] == [(CHECK, HOLDS, 3)]
+    assert report.of("E4") is HOLDS
 
 
 def test_the_sample_is_the_same_every_time(case_of: Callable[..., Case]) -> None:
