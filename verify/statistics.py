@@ -213,6 +213,7 @@ def tost(first: Array, second: Array, margin: float) -> float:
     return max(beyond(margin, "greater"), beyond(-margin, "less"))
 
 
+@cache
 def tost_power(n: int, margin: float, deviation: float, alpha: float) -> float:
     """Return the power of :func:`tost` with ``n`` per side, both of standard deviation ``deviation``, at equal means.
 
@@ -233,6 +234,7 @@ def tost_power(n: int, margin: float, deviation: float, alpha: float) -> float:
     return float(np.mean(inside))
 
 
+@cache
 def tost_size(margin: float, deviation: float, alpha: float, power: float, most: int = 100_000) -> int:
     """Return the least n per side with :func:`tost_power` of at least ``power``. StatisticsError if ``most`` is too few."""
     _level("power", power)

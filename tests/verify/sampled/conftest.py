@@ -123,7 +123,7 @@ def pretend() -> Callable[..., Case]:
     return pretended
 
 
-LAYOUT = Layout(shards=2, slices=2, budget=2)
+LAYOUT = Layout(shards=1, slices=2, budget=2)
 KEY = bytes(range(32))
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "islet", "jetty")
 
@@ -141,14 +141,14 @@ def _records(count: int, name: str) -> tuple[Record, ...]:
 
 
 class TinyLab:
-    """Real systems, faulty as ``leak`` says, of 2 shards x 2 slices x 2 orders on 24 records."""
+    """Real systems, faulty as ``leak`` says, of 1 shard x 2 slices x 2 orders on 12 records, which they learn by heart."""
 
-    def __init__(self, leak: Any, epochs: float, lr: float) -> None:
+    def __init__(self, leak: Any) -> None:
         from s3t.backbone import load
         from s3t.plan import s3t_plan
 
         self.leak, self.backbone = leak, load("tiny-2")
-        self.recipe = Recipe(epochs=epochs, batch_size=6, window=2, rank=2, lr=lr, head_lr=lr)
+        self.recipe = Recipe(epochs=10.0, batch_size=12, rank=2, lr=0.05, head_lr=0.05)
         self.plan = s3t_plan(LAYOUT, self.recipe, self.backbone.layers)
 
     def make(self, folder: Path, variant: Variant = SAME) -> Any:
@@ -177,12 +177,12 @@ def tiny(tmp_path: Path) -> Iterator[Callable[..., Case]]:
     threads, made = torch.get_num_threads(), list[Any]()
     torch.set_num_threads(1)
 
-    def case(leak: Any = CLEAN, epochs: float = 2.0, lr: float = 4e-3, first: int = 0) -> Case:
-        lab, records = TinyLab(leak, epochs, lr), _records(24, "row")
+    def case(leak: Any = CLEAN) -> Case:
+        lab, records = TinyLab(leak), _records(12, "row")
         system = lab.make(tmp_path / f"run-{len(made)}")
         made.append(system)
         system.fit(records)
-        victim = records[first]
+        victim = records[0]
         system.delete([victim.id])
         return Case(
             system, lab, records, (Event("delete", (victim.id,), (lab.slot(victim.id),)),), _records(8, "probe")
