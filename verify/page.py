@@ -24,7 +24,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff;
 margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } code { font-size: .9em; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: .35rem .6rem;
-border-bottom: 1px solid #e3e3e3; overflow-wrap: anywhere; } .v { font-weight: 600; white-space: nowrap; }
+border-bottom: 1px solid #e3e3e3; overflow-wrap: anywhere; } td:first-child, th { white-space: nowrap; }
+.v { font-weight: 600; white-space: nowrap; }
 .chip { display: inline-block; border-radius: 4px; color: #fff; padding: .1rem .6rem;
 margin: 0 .4rem .4rem 0; font-weight: 600; }
 figure { margin: 1rem 0; } figcaption { color: #555; } .row { display: flex; flex-wrap: wrap; gap: 1.5rem; }
