@@ -1,9 +1,12 @@
-"""Digests of tensors (docs/DERIVATION.md, "Digests"). torch is only touched through the tensors that are passed in."""
+"""Digests of tensors, of the slot key and of many leaves (docs/DERIVATION.md, "Digests" and "Records").
+
+torch is only touched through the tensors that are passed in.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from s3t.records import canonical_json
@@ -23,3 +26,23 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         if tensor.numel():
             summary.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return summary.hexdigest()
+
+
+def key_commitment(key: bytes) -> str:
+    """Return the SHA-256 (hex) that commits a run to its slot key without telling it."""
+    return hashlib.sha256(b"s3t slot key v1\x00" + key).hexdigest()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> str:
+    """Return the root (hex) of the Merkle tree over ``leaves`` in their order (RFC 6962, section 2.1, with SHA-256)."""
+    return _subtree(leaves, 0, len(leaves)).hex()
+
+
+def _subtree(leaves: Sequence[bytes], start: int, stop: int) -> bytes:
+    width = stop - start
+    if width == 0:
+        return hashlib.sha256(b"").digest()
+    if width == 1:
+        return hashlib.sha256(b"\x00" + leaves[start]).digest()
+    middle = start + (1 << (width - 1).bit_length() - 1)
+    return hashlib.sha256(b"\x01" + _subtree(leaves, start, middle) + _subtree(leaves, middle, stop)).digest()

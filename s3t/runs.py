@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3t.digests import key_commitment, merkle_root
 from s3t.errors import BusyError, RunError, S3TError
 from s3t.graph import FORMAT
 from s3t.ledger import Ledger
@@ -26,6 +27,7 @@ from s3t.rows import RecordStore
 from s3t.store import NodeStore, no_space, sync_folder, write_synced
 
 CONFIG, KEY, LEDGER, RECORDS, NODES = "run.json", "secret.key", "ledger.sqlite", "records.sqlite", "nodes"
+COMMITMENTS = "commitments"
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,10 @@ def create(
                 os.fsync(file.fileno())
             records = RecordStore.create(staging / RECORDS, key, config.plan.layout, train, *evaluation)
             ledger = Ledger.create(staging / LEDGER)
-            root = sha256("\n".join(records.commitments()).encode())
-            ledger.append("create", {"run": sha256(config.to_bytes()), "rows": len(train), "root": root})
+            leaves = [bytes.fromhex(commitment) for commitment in records.commitments()]
+            write_synced(staging / COMMITMENTS, b"".join(leaves))
+            committed = {"root": merkle_root(leaves), "key": key_commitment(key)}
+            ledger.append("create", {"run": sha256(config.to_bytes()), "rows": len(train), **committed})
             records.close()
             ledger.close()
             sync_folder(staging)
@@ -153,7 +157,7 @@ def open_run(path: Path) -> Run:
     """Open a run folder. RunError says what is missing, damaged, or of another version."""
     if not path.is_dir():
         raise RunError(f"there is no run at {path}; train one with `s3t train {path}`")
-    for name in (CONFIG, KEY, LEDGER, RECORDS, NODES):
+    for name in (CONFIG, KEY, LEDGER, RECORDS, COMMITMENTS, NODES):
         if not (path / name).exists():
             raise RunError(f"{path} is not a whole run: {name} is missing; train anew, or restore it from a copy")
     content = (path / CONFIG).read_bytes()

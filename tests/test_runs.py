@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import stat
 from pathlib import Path
 
+import pymerkle
 import pytest
 
 from s3t import runs
+from s3t.digests import key_commitment, merkle_root
 from s3t.errors import RunError
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe, Record
 from s3t.runs import RunConfig
+from verify import derive
 
 KEY = bytes(range(32))
 RECORDS = [Record(f"r{i}", {"text": "x"}, 0) for i in range(5)]
@@ -91,3 +95,35 @@ def test_a_damaged_key_is_refused(path: Path, content: str) -> None:
 def test_there_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no run at"):
         runs.open_run(tmp_path / "none")
+
+
+def test_every_row_is_committed_to_before_training(path: Path) -> None:
+    run = runs.open_run(path)
+    leaves = sorted(bytes.fromhex(commitment) for commitment in run.records.commitments())
+    created = next(run.ledger.entries("create")).body
+    run.close()
+    assert (path / "commitments").read_bytes() == b"".join(leaves)
+    assert created["root"] == merkle_root(leaves)
+    assert created["key"] == hashlib.sha256(b"s3t slot key v1\x00" + KEY).hexdigest() == key_commitment(KEY)
+
+
+def test_a_run_without_its_commitments_is_refused(path: Path) -> None:
+    (path / "commitments").unlink()
+    with pytest.raises(RunError, match="commitments is missing"):
+        runs.open_run(path)
+
+
+def test_a_run_of_the_format_before_is_refused(path: Path) -> None:
+    raw = json.loads((path / "run.json").read_bytes())
+    (path / "run.json").write_text(json.dumps(raw | {"format": 1}))
+    with pytest.raises(RunError, match="train anew"):
+        runs.open_run(path)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 64, 65])
+def test_both_merkle_roots_are_those_of_pymerkle(count: int) -> None:
+    leaves = [hashlib.sha256(bytes([i])).digest() for i in range(count)]
+    tree = pymerkle.InmemoryTree(algorithm="sha256")
+    for leaf in leaves:
+        tree.append_entry(leaf)
+    assert merkle_root(leaves) == derive.merkle_root(leaves) == tree.get_root().hex()

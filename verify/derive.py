@@ -46,8 +46,26 @@ def commitment(salt: bytes, content: bytes) -> str:
 
 
 def root(commitments: Sequence[str]) -> str:
-    """Return the root that the ledger's create entry holds: SHA-256 over the sorted commitments joined by newline."""
-    return hashlib.sha256("\n".join(sorted(commitments)).encode()).hexdigest()
+    """Return the root that the ledger's create entry holds: that of the tree over the sorted ``commitments`` (hex)."""
+    return merkle_root([bytes.fromhex(commitment) for commitment in sorted(commitments)])
+
+
+def merkle_root(leaves: Sequence[bytes]) -> str:
+    """Return the root (hex) of the Merkle tree over ``leaves`` in their order, level by level (RFC 6962, section 2.1).
+
+    An odd node at the end of a level moves up as it is, which gives the tree that the RFC splits from the top.
+    """
+    sha = hashlib.sha256
+    level = [sha(b"\x00" + leaf).digest() for leaf in leaves] or [sha(b"").digest()]
+    while len(level) > 1:
+        rest = level[-1:] if len(level) % 2 else []
+        level = [sha(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)] + rest
+    return level[0].hex()
+
+
+def key_commitment(key: bytes) -> str:
+    """Return the commitment to the slot key that the ledger's create entry holds, in hex."""
+    return hashlib.sha256(b"s3t slot key v1\x00" + key).hexdigest()
 
 
 def cyclic(slices: int, budget: int) -> tuple[Prefix, ...]:
@@ -117,7 +135,7 @@ def node_key(
     """Return the key of a node of ``run`` (the parsed run.json); ``commitments`` in row order."""
     return digest(
         {
-            "format": 1,
+            "format": 2,
             "kernel": run["kernel"],
             "parent": parent,
             "shard": shard,

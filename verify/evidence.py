@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,12 @@ from typing import Any
 from s3t.errors import DataError, RunError
 from s3t.records import Record, canonical_json, sha256
 
-FORMAT = 1
+FORMAT = 2
+LEAF = 32
+"""Bytes of one commitment in the file `commitments`."""
 RUN_KEYS = ("format", "s3t", "kernel", "plan", "recipe", "model", "data", "seed")
 KINDS = {
-    "create": ("run", "rows", "root"),
+    "create": ("run", "rows", "root", "key"),
     "train": ("key", "shard", "prefix", "parent", "tensors", "head", "reads", "files", "environment"),
     "request": ("tags", "slots"),
     "extend": ("budget",),
@@ -55,7 +57,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a run folder says. ``problems`` name what is missing or damaged; then nothing may be concluded."""
+    """What a run folder says. ``problems`` name what is missing or damaged; then nothing may be concluded.
+
+    ``leaves``: the commitments (32 bytes each) of all rows that were ingested for training, the deleted ones included.
+    """
 
     folder: Path
     run: Mapping[str, Any]
@@ -64,6 +69,7 @@ class Evidence:
     entries: tuple[Entry, ...]
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
+    leaves: tuple[bytes, ...] = ()
 
     @property
     def checked(self) -> dict[str, Any]:
@@ -82,14 +88,15 @@ class Evidence:
 
 
 def read_evidence(folder: Path | str) -> Evidence:
-    """Read the run in ``folder``. Raises RunError if it is no run folder of format 1."""
+    """Read the run in ``folder``. Raises RunError if it is no run folder of this format."""
     folder = Path(folder)
     raw, run = _read_run(folder)
     problems: list[str] = []
     key = _read_key(folder / "secret.key", problems)
     entries = _read_ledger(folder / "ledger.sqlite", sha256(raw), problems)
     rows = _read_records(folder / "records.sqlite", problems)
-    return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems))
+    leaves = _read_leaves(folder / "commitments", entries, problems)
+    return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems), leaves)
 
 
 def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
@@ -105,7 +112,7 @@ def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
         raise RunError(f"{str(path)!r} is not JSON ({error}); restore it from a backup") from error
     if not isinstance(run, dict) or run.get("format") != FORMAT:
         found = run.get("format") if isinstance(run, dict) else type(run).__name__
-        raise RunError(f"{str(path)!r} has format {found!r}; this verifier reads format {FORMAT}")
+        raise RunError(f"{str(path)!r} has format {found!r}; this verifier reads format {FORMAT}. Train anew")
     missing = [key for key in RUN_KEYS if key not in run]
     if missing:
         raise RunError(f"{str(path)!r} lacks the key {missing[0]!r}; a run has {', '.join(RUN_KEYS)}")
@@ -213,3 +220,16 @@ def _read_records(path: Path, problems: list[str]) -> tuple[Row, ...]:
         salt = bytes.fromhex(salt) if isinstance(salt, str) else salt
         rows.append(Row(tag, shard, slice_, split, salt, commitment, raw, record))
     return tuple(rows)
+
+
+def _read_leaves(path: Path, entries: Sequence[Entry], problems: list[str]) -> tuple[bytes, ...]:
+    if not path.is_file():
+        problems.append("commitments is missing: nothing says what was committed to before training")
+        return ()
+    raw = path.read_bytes()
+    leaves = tuple(raw[i : i + LEAF] for i in range(0, len(raw), LEAF))
+    rows = entries[0].body.get("rows") if entries else None
+    if len(raw) % LEAF or (rows is not None and rows != len(leaves)):
+        problems.append(f"commitments holds {len(raw)} bytes, not {LEAF} for each of the {rows} rows committed to")
+        return ()
+    return leaves

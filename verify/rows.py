@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from s3t.records import Record
@@ -22,7 +23,7 @@ def check_rows(evidence: Evidence, state: State, records: Sequence[Record] | Non
     a row that the operator never handed in (a copy under another id) is found.
     """
     found = [finding for row in evidence.rows for finding in _row(row, evidence, state)]
-    found += [*_counts(evidence, state), *_freed(evidence, state)]
+    found += [*_committed(evidence, state), *_freed(evidence, state)]
     if records is not None:
         found += _against_source(evidence, state, records)
     if not found:
@@ -59,20 +60,30 @@ def _row(row: Row, evidence: Evidence, state: State) -> list[Finding]:
     return found
 
 
-def _counts(evidence: Evidence, state: State) -> list[Finding]:
-    """Retained plus tombstoned rows are those that were committed to; with no deletion the root itself must match."""
+def _committed(evidence: Evidence, state: State) -> list[Finding]:
+    """What was committed to before training is the retained rows and one leaf per tombstone, under this slot key."""
     create = evidence.entries[0].body
+    found = []
+    if derive.key_commitment(evidence.key) != create["key"]:
+        found.append(_violated("secret.key is not the slot key that was committed to before training"))
+    if derive.merkle_root(evidence.leaves) != create["root"]:
+        found.append(_violated("the leaves in commitments do not give the root in the ledger's first entry"))
     retained = [row for row in evidence.train if derive.tag(evidence.key, row.record.id) not in state.tombstones]
-    if len(retained) + len(state.tombstones) != create["rows"]:
-        return [
+    left = Counter(leaf.hex() for leaf in evidence.leaves)
+    for row in retained:
+        left[str(row.commitment)] -= 1
+    unknown = -sum(count for count in left.values() if count < 0)
+    if unknown:
+        found.append(_violated(f"{unknown} retained rows are not among the commitments taken before training"))
+    unmatched = sum(count for count in left.values() if count > 0)
+    if unmatched != len(state.tombstones):
+        found.append(
             _violated(
                 f"{create['rows']} rows were committed to, but {len(retained)} are retained and "
-                f"{len(state.tombstones)} tombstoned"
+                f"{len(state.tombstones)} tombstoned: {unmatched} leaves belong to no retained row"
             )
-        ]
-    if not state.tombstones and derive.root([str(row.commitment) for row in retained]) != create["root"]:
-        return [_violated("nothing was deleted, yet the commitments do not give the root in the ledger's first entry")]
-    return []
+        )
+    return found
 
 
 def _freed(evidence: Evidence, state: State) -> list[Finding]:

@@ -18,7 +18,7 @@ from verify.report import Finding, Verdict
 from verify.state import State, node_name
 
 CHECK = "E0 scan"
-FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite")
+FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite", "commitments")
 SIDECARS = ("ledger.sqlite-wal", "ledger.sqlite-shm", "records.sqlite-wal", "records.sqlite-shm")
 """Files that SQLite keeps beside a database that is open in WAL mode; searched like every other file."""
 

@@ -61,7 +61,7 @@ class Forge:
         )
         assert plan is not None
         self.run = {
-            "format": 1,
+            "format": 2,
             "s3t": "0",
             "kernel": "1",
             "plan": {
@@ -86,8 +86,10 @@ class Forge:
         (self.folder / "run.json").write_bytes(raw)
         (self.folder / "secret.key").write_text(KEY.hex())
         self._databases()
-        commitments = [row[6] for row in self.rows if row[4] == "train"]
-        self.enter("create", {"run": sha256(raw), "rows": len(self.records), "root": derive.root(commitments)})
+        commitments = sorted(row[6] for row in self.rows if row[4] == "train")
+        (self.folder / "commitments").write_bytes(bytes.fromhex("".join(commitments)))
+        committed = {"root": derive.root(commitments), "key": sha256(b"s3t slot key v1\x00" + KEY)}
+        self.enter("create", {"run": sha256(raw), "rows": len(self.records), **committed})
         for shard in range(plan.shards):
             for order in plan.orders:
                 for length in range(1, len(order) + 1):

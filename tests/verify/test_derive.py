@@ -36,7 +36,8 @@ def test_commitment_and_root() -> None:
     assert content == b'{"id":"a","inputs":{"text":"x"},"label":1}'
     expected = hashlib.sha256(b"s3t row v1\x00" + b"s" * 16 + content).hexdigest()
     assert derive.commitment(b"s" * 16, content) == expected
-    assert derive.root(["b", "a"]) == hashlib.sha256(b"a\nb").hexdigest()
+    a, b = (hashlib.sha256(b"\x00" + bytes.fromhex(leaf)).digest() for leaf in ("0a", "0b"))
+    assert derive.root(["0b", "0a"]) == hashlib.sha256(b"\x01" + a + b).hexdigest()
     assert derive.root([]) == hashlib.sha256(b"").hexdigest()
 
 
@@ -132,7 +133,7 @@ def test_node_key_covers_every_part() -> None:
     }
     base = {"shard": 0, "prefix": (1, 0), "parent": "p", "commitments": ["a", "b"], "environment": {"threads": 1}}
     text = (
-        b'{"base":"d","environment":{"threads":1},"format":1,"kernel":"1","parent":"p","prefix":[1,0],'
+        b'{"base":"d","environment":{"threads":1},"format":2,"kernel":"1","parent":"p","prefix":[1,0],'
         b'"recipe":{"lr":1.0},"rows":["a","b"],"seed":0,"shard":0,"stage":{"adapter":"y"}}'
     )
     assert derive.node_key(run, **base) == hashlib.sha256(text).hexdigest()

@@ -69,6 +69,10 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "key not hex": (lambda run: (run.folder / "secret.key").write_text("zz"), "not hex"),
     "key short": (lambda run: (run.folder / "secret.key").write_text("00" * 16), "16 bytes, not 32"),
     "no ledger": (erase("ledger.sqlite"), "ledger.sqlite is missing"),
+    "no commitments": (erase("commitments"), "commitments is missing"),
+    "commitments torn": (cut("commitments", 40), "holds 40 bytes, not 32 for each of the 16 rows"),
+    "commitments short": (cut("commitments", 15 * 32), "holds 480 bytes"),
+    "commitments empty": (cut("commitments", 0), "holds 0 bytes"),
     "no records": (erase("records.sqlite"), "records.sqlite is missing"),
     "journal left": (
         lambda run: (run.folder / "records.sqlite-journal").write_text("x"),
@@ -99,7 +103,7 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "kind unknown": (reseal("gossip", "{}"), "unknown kind 'gossip'"),
     "key lacking": (reseal("request", '{"tags":[]}'), "lacks 'slots'"),
     "body a list": (reseal("request", "[]"), "lacks 'tags'"),
-    "second create": (reseal("create", '{"run":"","rows":0,"root":""}'), "more than one create"),
+    "second create": (reseal("create", '{"run":"","rows":0,"root":"","key":""}'), "more than one create"),
     "run edited": (
         lambda run: (run.folder / "run.json").write_text(json.dumps(run.run | {"seed": 8})),
         "not the one that the ledger was created for",
@@ -126,9 +130,12 @@ def test_damage_is_a_problem(forge: Callable[..., Any], name: str) -> None:
     [
         (erase("run.json"), "no run.json"),
         (cut("run.json", 40), "not JSON"),
-        (lambda run: (run.folder / "run.json").write_text(json.dumps(run.run | {"format": 2})), "format 2"),
+        (
+            lambda run: (run.folder / "run.json").write_text(json.dumps(run.run | {"format": 1})),
+            "format 1; .*Train anew",
+        ),
         (lambda run: (run.folder / "run.json").write_text("[]"), "format 'list'"),
-        (lambda run: (run.folder / "run.json").write_text('{"format": 1}'), "lacks the key 's3t'"),
+        (lambda run: (run.folder / "run.json").write_text('{"format": 2}'), "lacks the key 's3t'"),
     ],
 )
 def test_what_is_no_run_is_an_error(forge: Callable[..., Any], spoil: Spoil, message: str) -> None:

@@ -153,14 +153,40 @@ def test_no_salt_is_undecided(forge: Callable[..., Any]) -> None:
     assert [f.verdict for f in rows(run)] == [Verdict.UNDECIDED]
 
 
-def test_root_is_checked_while_nothing_is_deleted(forge: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("deleted", [(), ("row-002",), ("row-002", "row-003")])
+def test_commitments_are_checked_also_after_deletions(forge: Callable[..., Any], deleted: tuple[str, ...]) -> None:
     run = forge()
+    if deleted:
+        run.delete(*deleted)
+    assert {f.verdict for f in rows(run)} == {Verdict.HOLDS}
     swapped = Record("row-001", {"text": "something else entirely"}, 0)
     row = run.row(swapped, "train")
     run.store.execute("UPDATE records SET commitment=?, content=? WHERE id='row-001'", (row[6], row[7]))
     run.store.commit()
-    assert any("do not give the root" in f.message for f in rows(run))
+    said = [f.message for f in rows(run)]
+    assert any(m.startswith("1 retained rows are not among the commitments") for m in said)
+    assert any(f"{len(deleted) + 1} leaves belong to no retained row" in m for m in said)
     assert any("differ from what was handed in, first 'row-001'" in f.message for f in rows(run, source=True))
+
+
+def test_leaves_and_slot_key_are_those_committed_to(forge: Callable[..., Any]) -> None:
+    run = forge()
+    leaves = (run.folder / "commitments").read_bytes()
+    (run.folder / "commitments").write_bytes(leaves[:-32] + bytes(32))
+    said = [f.message for f in rows(run)]
+    assert any("do not give the root" in m for m in said)
+    assert any("1 retained rows are not among the commitments" in m for m in said)
+    (run.folder / "commitments").write_bytes(leaves)
+    (run.folder / "secret.key").write_text("11" * 32)
+    assert any("is not the slot key that was committed to" in f.message for f in rows(run))
+
+
+def test_one_leaf_stands_for_one_row(forge: Callable[..., Any]) -> None:
+    run = forge()
+    first, second = run.rows[0], run.rows[1]
+    run.store.execute('UPDATE records SET "commitment"=? WHERE id=?', (first[6], second[1]))
+    run.store.commit()
+    assert any(f.message.startswith("1 retained rows are not among the commitments") for f in rows(run))
 
 
 def test_rows_that_nobody_handed_in(forge: Callable[..., Any]) -> None:
