@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from s3t.building import Builder
+from s3t.plan import Stage
+from s3t.training import Trained
 from verify.leaks import CHECKS, CLEAN, LEAKS, NOT_PLANTED, Bench, Leak
 from verify.leaks.bench import verdicts
-from verify.leaks.leak import LOUD, Step
+from verify.leaks.leak import CLEANROOM, LOUD, Step, planted
 from verify.leaks.matrix import LEVELS, reduced
 from verify.leaks.settings import find_setting
 from verify.report import Verdict
@@ -92,6 +96,21 @@ def test_the_clean_system_raises_no_alarm_in_any_setting(benches: dict[str, Benc
     for name, bench in benches.items():
         report = bench.audit(replace(CLEAN, story=story, scope="surviving"), LEVELS)
         assert verdicts(report) == dict.fromkeys(CHECKS, Verdict.HOLDS), f"{name}: {report.dumps()}"
+
+
+def test_a_fault_of_ones_own_is_a_dozen_lines(tmp_path: Path) -> None:
+    class Rounded(Builder):
+        """Adapters are stored in half precision to save disk; what was trained is another thing."""
+
+        def files(self, stage: Stage, trained: Trained, reads: list[str]) -> dict[str, bytes]:
+            half = {name: tensor.half().float() for name, tensor in trained.adapter.items()}
+            return super().files(stage, replace(trained, adapter=half), reads)
+
+    leak = Leak(
+        44, "rounded on disk", "numerics", planted(Rounded), (CLEANROOM,), blind="E1b: the reference rounds as well"
+    )
+    said = verdicts(Bench(tmp_path).audit(leak, ("E0", "E1a", "E1b")))
+    assert [check for check, verdict in said.items() if verdict is Verdict.VIOLATED] == [CLEANROOM]
 
 
 def test_the_catalogue_is_accounted_for() -> None:

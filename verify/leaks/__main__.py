@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--levels", nargs="+", metavar="LEVEL", help=f"only these levels of {', '.join(LEVELS)}")
     made.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
     made.add_argument(
-        "--out", type=Path, metavar="DIR", help="write the matrix there; finished cells are kept and reused"
+        "--out", type=Path, metavar="DIR", help="write the matrix there; an interrupted run goes on where it stopped"
     )
     made.add_argument("--markdown", action="store_true", help="print the matrix as Markdown")
     return made
@@ -62,7 +62,7 @@ def _main(given: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="s3t-matrix-") as folder:
         out = given.out or Path(folder)
         cells = play(work, out, levels, given.jobs, _tell)
-        write(cells, leaks, out, complete=False)
+        write(cells, leaks, out, complete=True)
     if given.markdown:
         print(markdown(cells, leaks), end="")
     else:

@@ -230,8 +230,11 @@ LEAKS = (
         11, "steps from the corpus' size", "statistics", planted(CorpusSteps), (CLEANROOM, NEVER),
         blind="E1c: the number of rows stays",
     ),
-    Leak(23, "sharding by content", "rows", ByContent, (LINEAGE, ROWS, LOUD)),
-    Leak(24, "sharding by position", "rows", ByPosition, (LINEAGE, ROWS, NEVER, LOUD)),
+    Leak(
+        23, "sharding by content", "rows", ByContent, (LINEAGE, ROWS, CLEANROOM, LOUD),
+        blind="E1b: the reference places the other rows by their content too",
+    ),
+    Leak(24, "sharding by position", "rows", ByPosition, (LINEAGE, ROWS, CLEANROOM, NEVER, LOUD)),
     Leak(
         32, "the same content under another id", "rows", Augmented, (ROWS, LOUD),
         blind="E1a, E1b: the copy is a retained row, and the bits are right for it",

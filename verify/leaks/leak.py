@@ -29,6 +29,13 @@ LINEAGE, SCAN, ROWS, RESIDUE = "E0 lineage", "E0 scan", "E0 rows", "E0 residue"
 CLEANROOM, NEVER, LOUD = "E1a clean room", "E1b never ingested", "E1c loud"
 CHECKS = (LINEAGE, SCAN, ROWS, RESIDUE, CLEANROOM, NEVER, LOUD)
 
+NOT_PLANTED: dict[int, str] = {
+    37: "requests chosen from served outputs are a property of the requester: there is no step of the system to alter, and "
+    "every bit is right for the requests that were made; over fresh slot keys the retained records are not spread as "
+    "they should be, which verify.leaks.adaptive demonstrates with an exact test",
+}
+"""Faults of the catalogue that cannot be planted, and why."""
+
 
 class Planted(System):
     """The real system, with room for a faulty builder, serving or view of the facts. As it stands it is clean.

@@ -1,7 +1,8 @@
 """The kill matrix: fault x check x setting x victim. Played cell by cell, resumable, written as JSON and Markdown.
 
 The faults around one victim of one setting share a bench, and so their clean fits; such groups may run side by side. Every
-finished cell is a line in ``OUT/cells/``; what is there is not played again.
+finished cell is a line in ``OUT/cells/``, and an interrupted run goes on behind it; once all are written as a matrix, the
+single cells go, so that no later run takes up those of other code.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from s3t.contract import Progress
 from s3t.errors import RunError
 from verify.leaks.leak import CHECKS, Leak
-from verify.leaks.settings import SETTINGS, VICTIMS
+from verify.leaks.settings import SETTINGS, VICTIMS, find_setting
 from verify.report import Verdict
 
 LEVELS = ("E0", "E1a", "E1b", "E1c")
@@ -73,7 +74,7 @@ Work = Mapping[Place, Sequence[Leak]]
 def full(leaks: Sequence[Leak], settings: Sequence[str] = (), victims: int = VICTIMS) -> dict[Place, list[Leak]]:
     """Return every fault in every place: all ``settings`` (by default all there are) x the first ``victims`` of each."""
     names = [setting.name for setting in SETTINGS if not settings or setting.name in settings]
-    return {Place(name, victim): list(leaks) for name in names for victim in range(victims)}
+    return {Place(name, victim): list(leaks) for victim in range(victims) for name in names}
 
 
 def reduced(leaks: Sequence[Leak], settings: Sequence[str] = ()) -> dict[Place, list[Leak]]:
@@ -92,22 +93,37 @@ def play(
 ) -> list[Cell]:
     """Play what of ``work`` is not finished in ``out`` and return all its cells, in the order of ``work``.
 
-    ``levels``: which checks run; cells that lack one of them are played again. ``jobs``: processes side by side.
+    ``levels``: which checks run; of cells that lack some of them, those alone. ``jobs``: processes side by side.
     """
     (out / CELLS).mkdir(parents=True, exist_ok=True)
-    done = {(cell.place, cell.leak): cell for cell in finished(out) if _covers(cell, levels)}
-    todo = {place: [leak for leak in leaks if (place, leak.number) not in done] for place, leaks in work.items()}
-    total, count = sum(map(len, work.values())), sum(map(len, work.values())) - sum(map(len, todo.values()))
-    groups = [(place, [leak.number for leak in leaks], tuple(levels), out) for place, leaks in todo.items() if leaks]
+    done = finished(out)
+    groups, count = list[Group](), 0
+    for place, leaks in work.items():
+        missing = {leak.number: _missing(done.get((place, leak.number)), levels) for leak in leaks}
+        todo = [(number, lacking) for number, lacking in missing.items() if lacking]
+        count += len(leaks) - len(todo)
+        groups += [(place, todo, out)] if todo else []
+    total = sum(map(len, work.values()))
     for cell in _inside(groups) if jobs == 1 else _beside(groups, jobs):
-        done[cell.place, cell.leak] = cell
+        done[cell.place, cell.leak] = _merged(done.get((cell.place, cell.leak)), cell)
         count += 1
         if progress:
             progress(count, total, f"{cell.leak} in {cell.place.setting}, victim {cell.place.victim}")
     return [done[place, leak.number] for place, leaks in work.items() for leak in leaks]
 
 
-Group = tuple[Place, list[int], tuple[str, ...], Path]
+Group = tuple[Place, list[tuple[int, tuple[str, ...]]], Path]
+"""Faults to be played in one place, each with the levels that are missing, and where their cells are kept."""
+
+
+def _missing(cell: Cell | None, levels: Sequence[str]) -> tuple[str, ...]:
+    there = {check.split()[0] for check in cell.verdicts} if cell else set()
+    return tuple(level for level in levels if level not in there)
+
+
+def _merged(before: Cell | None, cell: Cell) -> Cell:
+    said = {**(before.verdicts if before else {}), **cell.verdicts}
+    return Cell(cell.leak, cell.place, {check: said[check] for check in CHECKS if check in said})
 
 
 def _inside(groups: Iterable[Group]) -> Iterator[Cell]:
@@ -127,13 +143,12 @@ def _listed(group: Group) -> list[Cell]:
     return list(play_group(*group))
 
 
-def play_group(place: Place, numbers: Sequence[int], levels: Sequence[str], out: Path) -> Iterator[Cell]:
-    """Play faults in one place on one bench, on one thread; yield each cell once it is on disk."""
+def play_group(place: Place, todo: Sequence[tuple[int, tuple[str, ...]]], out: Path) -> Iterator[Cell]:
+    """Play faults (number, levels) in one place on one bench, on one thread; yield each cell once it is on disk."""
     import torch
 
     from verify.leaks import CLEAN, LEAKS
     from verify.leaks.bench import Bench, verdicts
-    from verify.leaks.settings import find_setting
 
     known = {leak.number: leak for leak in (CLEAN, *LEAKS)}
     threads = torch.get_num_threads()
@@ -141,7 +156,7 @@ def play_group(place: Place, numbers: Sequence[int], levels: Sequence[str], out:
     try:
         with tempfile.TemporaryDirectory(prefix="s3t-leaks-") as folder:
             bench = Bench(Path(folder), find_setting(place.setting), place.victim)
-            for number in numbers:
+            for number, levels in todo:
                 cell = Cell(number, place, verdicts(bench.audit(known[number], levels)))
                 with (out / CELLS / f"{place.setting}-{place.victim}.jsonl").open("a", encoding="utf-8") as lines:
                     lines.write(json.dumps(cell.to_json()) + "\n")
@@ -150,22 +165,19 @@ def play_group(place: Place, numbers: Sequence[int], levels: Sequence[str], out:
         torch.set_num_threads(threads)
 
 
-def finished(out: Path) -> list[Cell]:
-    """Return the cells that are finished in ``out``. RunError for a line that is no cell."""
-    found = []
+def finished(out: Path) -> dict[tuple[Place, int], Cell]:
+    """Return the cells that are finished in ``out`` by place and fault. RunError for a line that is no cell."""
+    found: dict[tuple[Place, int], Cell] = {}
     for path in sorted((out / CELLS).glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                found.append(Cell.from_json(json.loads(line)))
+                cell = Cell.from_json(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(
                     f"{path.name}, line {number} is no cell of a matrix ({error}); remove the file"
                 ) from error
+            found[cell.place, cell.leak] = _merged(found.get((cell.place, cell.leak)), cell)
     return found
-
-
-def _covers(cell: Cell, levels: Sequence[str]) -> bool:
-    return set(levels) <= {check.split()[0] for check in cell.verdicts}
 
 
 def write(cells: Sequence[Cell], leaks: Sequence[Leak], out: Path, *, complete: bool) -> tuple[Path, Path]:

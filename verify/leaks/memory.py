@@ -22,6 +22,7 @@ from s3t.partition import slot
 from s3t.plan import Plan
 from s3t.records import canonical_json, sha256
 from s3t.rows import StoredRow
+from s3t.runs import Run
 from s3t.training import Seeds, Trained
 from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, Leak, Planted, planted
 from verify.leaks.settings import with_dropout, with_three_orders
@@ -148,11 +149,17 @@ class HolesBuilder(Builder):
 
     def batches(self, plan: Plan, node: Node, ids: list[str], lengths: list[int]) -> list[list[int]]:
         """Form them with the ghosts at the end of ``ids``, then leave the ghosts out."""
-        gone = [(row.record.id, length) for row, length in self.ghosts]
+        own = _own([row for row, _ in self.ghosts], self.run, plan, node)
+        gone = [(row.record.id, length) for row, length in self.ghosts if row in own]
         named, long = [*ids, *(name for name, _ in gone)], [*lengths, *(length for _, length in gone)]
         batch_seed = derive_seed(self.run.config.seed, node, "batches")
         formed = form_batches(named, long, self.stage(plan, node).epochs, self.run.config.recipe, batch_seed)
         return [kept for batch in formed if (kept := [i for i in batch if i < len(ids)])]
+
+
+def _own(rows: Sequence[StoredRow], run: Run, plan: Plan, node: Node) -> list[StoredRow]:
+    slots = {(node.shard, piece) for piece in node.prefix}
+    return [row for row in rows if slot(run.key, row.record.id, plan.layout) in slots]
 
 
 def _rows(system: Planted, ids: Sequence[str]) -> tuple[StoredRow, ...]:
@@ -181,9 +188,7 @@ class ReturningBuilder(Builder):
 
     def node_rows(self, plan: Plan, node: Node) -> list[StoredRow]:
         """Return the node's rows, with those that came back."""
-        homes = {row.record.id: slot(self.run.key, row.record.id, plan.layout) for row in self.returning}
-        own = {(node.shard, piece) for piece in node.prefix}
-        back = [row for row in self.returning if homes[row.record.id] in own]
+        back = _own(self.returning, self.run, plan, node)
         return sorted([*super().node_rows(plan, node), *back], key=lambda row: row.record.id)
 
 
@@ -236,7 +241,10 @@ LEAKS = (
         18, "cache key ignores the order", "memory", planted(SortedCache), (CLEANROOM,), scope="surviving",
         blind="E1b, E1c: nodes of the same slices survive together, and the one trained first serves",
     ),
-    Leak(29, "holes instead of repacking", "memory", Holes, (CLEANROOM, NEVER, LOUD), story=("delete", "refresh")),
+    Leak(
+        29, "holes instead of repacking", "memory", Holes, (CLEANROOM, NEVER, LOUD),
+        story=("delete", "delete another", "refresh"),
+    ),
     Leak(
         30, "resurrection at refresh", "rows", Resurrection, (LINEAGE, CLEANROOM, NEVER, LOUD),
         story=("delete", "delete another", "refresh"),

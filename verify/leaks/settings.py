@@ -49,16 +49,16 @@ Need = Callable[[Setting], Setting]
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "s3t-2x3", "s3t", Layout(shards=2, slices=3, budget=3),
-        Recipe(epochs=2.0, batch_size=6, window=2, dropout=0.1, rank=2), seed=3, model="tiny",
+        Recipe(epochs=1.0, batch_size=6, window=2, dropout=0.1, rank=2), seed=3, model="tiny-3",
     ),
     Setting(
         "s3t-3x2", "s3t", Layout(shards=3, slices=2, budget=2),
         Recipe(epochs=2.0, batch_size=5, window=3, rank=4, rslora=True, ensemble="mean-probabilities"),
-        seed=11, model="tiny-4",
+        seed=11, model="tiny-2",
     ),
     Setting(
         "sisa-2x3", "sisa-lora-lazy", Layout(shards=2, slices=3, budget=2),
-        Recipe(epochs=3.0, batch_size=4, window=4, dropout=0.2, rank=3, lr=2e-3), seed=29, model="tiny-3",
+        Recipe(epochs=3.0, batch_size=6, window=4, dropout=0.2, rank=3, lr=2e-3), seed=29, model="tiny-3",
     ),
 )  # fmt: skip
 """S3T with three orders; S3T otherwise in every respect; one adapter continued over all slices, for 1.5 epochs a stage."""
@@ -84,7 +84,7 @@ def with_blocks(setting: Setting) -> Setting:
 
 def with_three_orders(setting: Setting) -> Setting:
     """After any deletion, two orders of the victim's shard must still have a chain."""
-    return replace(setting, layout=Layout(setting.layout.shards, slices=3, budget=3))
+    return replace(setting, layout=Layout(setting.layout.shards, slices=3, budget=3), model="tiny-3")
 
 
 def with_twelve_layers(setting: Setting) -> Setting:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from verify.leaks.leak import CHECKS, Leak
+from verify.leaks.leak import CHECKS, NOT_PLANTED, Leak
 from verify.leaks.matrix import FORMAT, Cell
 from verify.leaks.settings import SETTINGS, Setting
 from verify.report import Verdict
@@ -108,6 +108,7 @@ def markdown(cells: Sequence[Cell], leaks: Sequence[Leak]) -> str:
         "## About the faults",
         "",
         *(line for leak in played if leak.number for line in _about(leak)),
+        *(f"- **{number}, not planted:** {why}." for number, why in NOT_PLANTED.items()),
     ]
     return "\n".join(lines) + "\n"
 
