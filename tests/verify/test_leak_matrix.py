@@ -114,6 +114,8 @@ def test_finished_cells_are_not_played_again(tmp_path: Path, monkeypatch: pytest
     assert play(work, tmp_path, ["E0"]) == first
     with pytest.raises(AssertionError, match="played again"):
         play(work, tmp_path, ["E0", "E1a"])
+    monkeypatch.setattr(matrix, "code", lambda: "other code")
+    assert finished(tmp_path) == {}
 
 
 @pytest.mark.slow
@@ -126,7 +128,7 @@ def test_jobs_run_places_side_by_side(tmp_path: Path) -> None:
 
 def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "s3t-2x3-0.jsonl").write_text('{"leak": 1}\n')
+    (tmp_path / "cells" / "s3t-2x3-0.jsonl").write_text('{"code": "", "leak": 1}\n')
     with pytest.raises(RunError, match=r"s3t-2x3-0\.jsonl, line 1 is no cell of a matrix"):
         play({}, tmp_path)
 
@@ -157,6 +159,7 @@ def test_missed_catches_and_alarms_are_faults() -> None:
 def test_the_table_has_a_row_per_cell_and_check(tmp_path: Path) -> None:
     json_file, page = write(CELLS, ALL, tmp_path, complete=True)
     told = json.loads(json_file.read_text())
+    assert told["code"] == matrix.code() and len(matrix.code()) == 64
     assert tuple(told["columns"]) == COLUMNS and list(told["settings"]) == ["s3t-2x3", "sisa-2x3"]
     assert len(told["rows"]) == sum(len(c.verdicts) for c in CELLS)
     assert [19, "s3t-2x3", 1, NEVER, "HOLDS", 1] in told["rows"]

@@ -1,12 +1,14 @@
 """The kill matrix: fault x check x setting x victim. Played cell by cell, resumable, written as JSON and Markdown.
 
 The faults around one victim of one setting share a bench, and so their clean fits; such groups may run side by side. Every
-finished cell is a line in ``OUT/cells/``, and an interrupted run goes on behind it; once all are written as a matrix, the
-single cells go, so that no later run takes up those of other code.
+finished cell is a line in ``OUT/cells/`` with the digest of the code that played it, and an interrupted run of the same code
+goes on behind it; once all are written as a matrix, the single cells go.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -18,6 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import baselines
+import s3t
+import verify
 from s3t.contract import Progress
 from s3t.errors import RunError
 from verify.leaks.leak import CHECKS, Leak
@@ -150,7 +155,7 @@ def play_group(place: Place, todo: Sequence[tuple[int, tuple[str, ...]]], out: P
     from verify.leaks import CLEAN, LEAKS
     from verify.leaks.bench import Bench, verdicts
 
-    known = {leak.number: leak for leak in (CLEAN, *LEAKS)}
+    known, played_by = {leak.number: leak for leak in (CLEAN, *LEAKS)}, code()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -159,25 +164,41 @@ def play_group(place: Place, todo: Sequence[tuple[int, tuple[str, ...]]], out: P
             for number, levels in todo:
                 cell = Cell(number, place, verdicts(bench.audit(known[number], levels)))
                 with (out / CELLS / f"{place.setting}-{place.victim}.jsonl").open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(cell.to_json()) + "\n")
+                    lines.write(json.dumps({"code": played_by, **cell.to_json()}) + "\n")
                 yield cell
     finally:
         torch.set_num_threads(threads)
 
 
 def finished(out: Path) -> dict[tuple[Place, int], Cell]:
-    """Return the cells that are finished in ``out`` by place and fault. RunError for a line that is no cell."""
+    """Return the cells that this code has finished in ``out``, by place and fault. RunError for a line that is no cell."""
     found: dict[tuple[Place, int], Cell] = {}
+    here = code()
     for path in sorted((out / CELLS).glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                cell = Cell.from_json(json.loads(line))
+                raw = json.loads(line)
+                cell, current = Cell.from_json(raw), raw["code"] == here
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(
                     f"{path.name}, line {number} is no cell of a matrix ({error}); remove the file"
                 ) from error
-            found[cell.place, cell.leak] = _merged(found.get((cell.place, cell.leak)), cell)
+            if current:
+                found[cell.place, cell.leak] = _merged(found.get((cell.place, cell.leak)), cell)
     return found
+
+
+@functools.cache
+def code() -> str:
+    """Return the SHA-256 over the sources of system, baselines and verifier: what decides every cell."""
+    digest = hashlib.sha256()
+    for package in (s3t, baselines, verify):
+        home = Path(str(package.__file__)).parent
+        for path in sorted(home.rglob("*.py")):
+            digest.update(
+                f"{package.__name__}/{path.relative_to(home).as_posix()}\0".encode() + path.read_bytes() + b"\0"
+            )
+    return digest.hexdigest()
 
 
 def write(cells: Sequence[Cell], leaks: Sequence[Leak], out: Path, *, complete: bool) -> tuple[Path, Path]:

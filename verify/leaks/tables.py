@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from verify.leaks.leak import CHECKS, NOT_PLANTED, Leak
-from verify.leaks.matrix import FORMAT, Cell
+from verify.leaks.matrix import FORMAT, Cell, code
 from verify.leaks.settings import SETTINGS, Setting
 from verify.report import Verdict
 
@@ -35,6 +35,7 @@ def table(cells: Sequence[Cell], leaks: Sequence[Leak]) -> str:
     ]
     head = {
         "schema": FORMAT,
+        "code": code(),
         "settings": {setting.name: describe(setting) for setting in _settings(cells)},
         "leaks": {str(leak.number): {"name": leak.name, "channel": leak.channel} for leak in _played(cells, leaks)},
         "columns": list(COLUMNS),
