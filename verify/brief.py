@@ -1,13 +1,14 @@
 """The brief of a clean room: a folder with everything that may be known there, and no deleted row.
 
 It holds run.json's content, the slot key, the retained rows, the probe inputs and which chains survive. The clean room
-derives rows, seeds and batches from that again; it never sees the run folder.
+derives rows, seeds and batches from that again; it never sees the run folder. Only where nodes are to be checked by themselves
+(:mod:`verify.spot`) is it given tensors: those that the run stores of their ancestors.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from verify.evidence import Evidence
 from verify.state import Node, State
 
 PROBES = 64
+PARTS = ("adapter", "head")
 Scope = Literal["served", "surviving"]
 """Which nodes a clean room retrains: those behind what is served now, or every surviving one (they may serve next)."""
 
@@ -27,6 +29,8 @@ class Brief:
     """What a clean room is given. ``threads`` are those of the process whose predictions are compared.
 
     ``nodes`` maps a node to the environment it was trained in, parents first; ``chains`` lists (shard, prefix) served.
+    ``ancestors``: for nodes that are each retrained on stored tensors, these as safetensors bytes (adapter, head) by node;
+    None where nodes are retrained on top of each other.
     """
 
     run: Mapping[str, Any]
@@ -36,14 +40,23 @@ class Brief:
     threads: int
     rows: tuple[Record, ...]
     probes: tuple[Record, ...]
+    ancestors: Mapping[Node, tuple[bytes, bytes]] | None = None
 
 
-def make_brief(evidence: Evidence, state: State, threads: int, scope: Scope) -> Brief:
-    """Return the brief for ``state``: retained rows only, whatever records.sqlite may still hold."""
-    if scope == "served":
-        wanted = {(chain.shard, chain.prefix[:i]) for chain in state.chains for i in range(1, len(chain.nodes) + 1)}
-    else:
-        wanted = _rooted(state)
+def make_brief(
+    evidence: Evidence,
+    state: State,
+    threads: int,
+    scope: Scope,
+    *,
+    sampled: Collection[Node] = (),
+    ancestors: Mapping[Node, tuple[bytes, bytes]] | None = None,
+) -> Brief:
+    """Return the brief for ``state``: retained rows only, whatever records.sqlite may still hold.
+
+    With ``ancestors`` the ``sampled`` nodes take the place of those of ``scope``, each to be retrained on top of these.
+    """
+    wanted = set(sampled) if ancestors is not None else served(state) if scope == "served" else rooted(state)
     nodes = sorted(wanted, key=lambda node: (node[0], len(node[1]), node[1]))
     rows = sorted((row.record for rows in state.by_slot.values() for row in rows), key=lambda record: record.id)
     return Brief(
@@ -54,10 +67,16 @@ def make_brief(evidence: Evidence, state: State, threads: int, scope: Scope) -> 
         threads,
         tuple(rows),
         tuple(probes(evidence, rows)),
+        ancestors,
     )
 
 
-def _rooted(state: State) -> set[Node]:
+def served(state: State) -> set[Node]:
+    """Return the nodes of the chains that serve."""
+    return {(chain.shard, chain.prefix[:i]) for chain in state.chains for i in range(1, len(chain.nodes) + 1)}
+
+
+def rooted(state: State) -> set[Node]:
     """Return surviving nodes of the plan whose ancestors survive as well."""
     planned = set(state.nodes())
     return {
@@ -81,7 +100,11 @@ def write_brief(brief: Brief, folder: Path) -> None:
         "nodes": [[shard, list(prefix), environment] for (shard, prefix), environment in brief.nodes],
         "chains": [[shard, list(prefix)] for shard, prefix in brief.chains],
         "threads": brief.threads,
+        "ancestors": None if brief.ancestors is None else [[shard, list(prefix)] for shard, prefix in brief.ancestors],
     }
+    for number, files in enumerate((brief.ancestors or {}).values()):
+        for part, raw in zip(PARTS, files, strict=True):
+            (folder / f"{number}.{part}.safetensors").write_bytes(raw)
     (folder / "brief.json").write_text(json.dumps(facts), encoding="utf-8")
     for name, records in (("rows", brief.rows), ("probes", brief.probes)):
         (folder / f"{name}.jsonl").write_bytes(b"".join(record.content() + b"\n" for record in records))
@@ -94,6 +117,9 @@ def read_brief(folder: Path) -> Brief:
         tuple(Record.from_content(line) for line in (folder / f"{name}.jsonl").read_bytes().split(b"\n") if line)
         for name in ("rows", "probes")
     )
+    ancestors = None
+    if facts["ancestors"] is not None:
+        ancestors = {(shard, _prefix(p)): _files(folder, i) for i, (shard, p) in enumerate(facts["ancestors"])}
     return Brief(
         facts["run"],
         bytes.fromhex(facts["key"]),
@@ -102,7 +128,13 @@ def read_brief(folder: Path) -> Brief:
         facts["threads"],
         rows,
         asked,
+        ancestors,
     )
+
+
+def _files(folder: Path, number: int) -> tuple[bytes, bytes]:
+    adapter, head = ((folder / f"{number}.{part}.safetensors").read_bytes() for part in PARTS)
+    return adapter, head
 
 
 def _prefix(values: Sequence[int]) -> Prefix:

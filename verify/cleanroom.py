@@ -1,17 +1,19 @@
 """The clean room: retrain every node of a brief with the numeric kernel, and predict from the retrained tensors alone.
 
 ``python -m verify.cleanroom BRIEF OUT`` runs it in a process of its own. Rows, seeds and batches are derived here again
-from ids and the slot key; the only code shared with the system under audit is the numeric kernel.
+from ids and the slot key; the only code shared with the system under audit is the numeric kernel, and with
+``--kernel oracle`` not even that: :mod:`verify.kernel` is used in its place.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,37 @@ if TYPE_CHECKING:
     from s3t.backbone import Backbone, Encoded
 
 OUTCOME = "outcome.json"
+Kernel = Literal["shared", "oracle"]
+"""Whose numeric code a clean room uses: the system's (s3t.training), or the slow one of its own (verify.kernel)."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """A numeric kernel: its version, the records it takes, and what it does with them."""
+
+    version: str
+    row: Callable[..., Any]
+    seeds: Callable[..., Any]
+    state: Callable[..., Any]
+    train: Callable[..., Any]
+    score: Callable[..., Tensor]
+
+
+def numerics(kernel: Kernel) -> Numerics:
+    """Return the numeric kernel of that name."""
+    if kernel == "oracle":
+        from verify import kernel as slow
+
+        return Numerics(slow.KERNEL, slow.Row, slow.Seeds, slow.State, slow.train_node_slowly, slow.score_slowly)
+    from s3t import training
+    from s3t.blocks import ChainModel, ModelState, score
+
+    def scored(backbone: Any, stages: Any, state: ModelState, rows: Any, recipe: Recipe, classes: int) -> Tensor:
+        model = ChainModel(backbone, stages, recipe, classes)
+        model.mount(state)
+        return score(model, rows)
+
+    return Numerics(training.KERNEL, training.Row, training.Seeds, ModelState, training.train_node, scored)
 
 
 @dataclass(frozen=True)
@@ -46,7 +79,11 @@ class Retrained:
 
 @dataclass
 class Room:
-    """One clean room at work: the base model, the encoded rows, and the nodes retrained so far."""
+    """One clean room at work: the base model, the encoded rows, and the nodes retrained so far.
+
+    ``given``: the ancestors on which nodes are retrained, where these are not themselves the room's; None otherwise.
+    ``spent``: what each retraining took, in the units of the ledger's costs.
+    """
 
     brief: Brief
     plan: Plan
@@ -54,6 +91,9 @@ class Room:
     backbone: Backbone
     encoded: Mapping[str, Encoded]
     nodes: dict[Node, Retrained]
+    kernel: Kernel = "shared"
+    given: Mapping[Node, Retrained] | None = None
+    spent: dict[Node, dict[str, float]] = field(default_factory=dict)
 
     def rows(self, shard: int, prefix: Prefix) -> list[Record]:
         """Return the rows of a node, derived from ids alone, sorted by id."""
@@ -63,9 +103,9 @@ class Room:
         return sorted(mine, key=lambda record: record.id)
 
     def train(self, shard: int, prefix: Prefix) -> None:
-        """Retrain one node on top of its parent, which must have been retrained before."""
-        from s3t import training
-
+        """Retrain one node on top of its parent, which must have been retrained before or be given."""
+        began = time.perf_counter()
+        using = numerics(self.kernel)
         stages: Any = self.plan.stages[: len(prefix)]
         rows = self.rows(shard, prefix)
         position = {record.id: i for i, record in enumerate(rows)}
@@ -78,43 +118,43 @@ class Room:
             batch_size=self.recipe.batch_size,
             window=self.recipe.window,
         )
-        seeds = training.Seeds(*(derive.seed(run_seed, shard, prefix, p) for p in ("adapter", "head", "dropout")))
-        trained = training.train_node(
+        trained = using.train(
             self.backbone,
             stages,
-            self.state(shard, prefix[:-1]),
-            [training.Row(self.encoded[record.id], record.label) for record in rows],
+            self.state(shard, prefix[:-1], self.nodes if self.given is None else self.given),
+            [using.row(self.encoded[record.id], record.label) for record in rows],
             [[position[name] for name in batch] for batch in order],
             self.recipe,
-            seeds,
+            using.seeds(*(derive.seed(run_seed, shard, prefix, p) for p in ("adapter", "head", "dropout"))),
             len(self.brief.run["data"]["classes"]),
         )
         self.nodes[shard, prefix] = Retrained(trained.adapter, trained.head)
+        self.spent[shard, prefix] = {
+            "record_passes": trained.record_passes,
+            "layer_passes": trained.layer_passes,
+            "seconds": time.perf_counter() - began,
+        }
 
-    def state(self, shard: int, prefix: Prefix) -> Any:
-        """Return what the chain of ``prefix`` adds to the base model, or None for the empty prefix."""
-        from s3t.blocks import ModelState
-
+    def state(self, shard: int, prefix: Prefix, nodes: Mapping[Node, Retrained]) -> Any:
+        """Return what the chain of ``prefix`` in ``nodes`` adds to the base model, or None for the empty prefix."""
         if not prefix:
             return None
-        chain = [self.nodes[shard, prefix[:i]] for i in range(1, len(prefix) + 1)]
-        names = [stage.adapter for stage in self.plan.stages]
-        return ModelState({name: node.adapter for name, node in zip(names, chain, strict=False)}, chain[-1].head)
+        chain = [nodes[shard, prefix[:i]] for i in range(1, len(prefix) + 1)]
+        adapters = {stage.adapter: node.adapter for stage, node in zip(self.plan.stages, chain, strict=False)}
+        return numerics(self.kernel).state(adapters, chain[-1].head)
 
     def predict(self) -> Tensor:
         """Return the ensemble's scores of the probes, shape (probes, classes), from the retrained tensors."""
         import torch
-
-        from s3t.blocks import ChainModel, score
 
         asked = self.backbone.encode([record.inputs for record in self.brief.probes], self.recipe.max_length)
         classes = len(self.brief.run["data"]["classes"])
         outputs = []
         for shard, prefix in sorted(self.brief.chains):
             stages: Any = self.plan.stages[: len(prefix)]
-            model = ChainModel(self.backbone, stages, self.recipe, classes)
-            model.mount(self.state(shard, prefix))
-            outputs.append(score(model, asked).numpy())
+            state = self.state(shard, prefix, self.nodes)
+            scores = numerics(self.kernel).score(self.backbone, stages, state, asked, self.recipe, classes)
+            outputs.append(scores.numpy())
         return torch.from_numpy(combine(outputs, self.recipe.ensemble))
 
 
@@ -135,22 +175,20 @@ def combine(logits: Sequence[NDArray[np.float32]], ensemble: str) -> NDArray[np.
     return total.astype(np.float32)
 
 
-def retrain(brief: Brief, out: Path) -> None:
+def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
     """Retrain ``brief`` and write one safetensors file per node, the predictions, and what could not be decided."""
     import torch
     from safetensors.torch import save_file
-
-    from s3t import training
 
     out.mkdir(parents=True, exist_ok=True)
     undecided: dict[int, str] = {}
     predicted = False
     threads = torch.get_num_threads()
     try:
-        reason = ""
-        if brief.run["kernel"] != training.KERNEL:
-            reason = f"it was trained with kernel {brief.run['kernel']!r}, here is {training.KERNEL!r}"
-        room = None if reason else _room(brief)
+        reason, version = "", numerics(kernel).version
+        if brief.run["kernel"] != version:
+            reason = f"it was trained with kernel {brief.run['kernel']!r}, here is {version!r}"
+        room = None if reason else _room(brief, kernel)
         if room is not None and room.backbone.digest != brief.run["model"]["digest"]:
             reason = "the base model here is not the one of the run: its digest differs"
         for number, ((shard, prefix), environment) in enumerate(brief.nodes):
@@ -161,18 +199,21 @@ def retrain(brief: Brief, out: Path) -> None:
             room.train(shard, prefix)
             node = room.nodes[shard, prefix]
             save_file(node.named(), out / f"{number}.safetensors")
-        if room is not None and brief.chains and brief.probes and all(chain in room.nodes for chain in brief.chains):
+        behind = {(shard, prefix[:i]) for shard, prefix in brief.chains for i in range(1, len(prefix) + 1)}
+        if room is not None and behind and brief.probes and behind <= set(room.nodes):
             torch.set_num_threads(brief.threads)
             save_file({"scores": room.predict().contiguous()}, out / "predictions.safetensors")
             predicted = True
     finally:
         torch.set_num_threads(threads)
-    outcome = {"undecided": {str(k): v for k, v in undecided.items()}, "predicted": predicted}
+    spent = {number: room.spent[node] for number, (node, _) in enumerate(brief.nodes) if room and node in room.spent}
+    outcome = {"undecided": undecided, "predicted": predicted, "spent": spent}
     (out / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")
 
 
-def _room(brief: Brief) -> Room:
+def _room(brief: Brief, kernel: Kernel) -> Room:
     import torch
+    from safetensors.torch import load as read
 
     from s3t.backbone import load
 
@@ -181,7 +222,10 @@ def _room(brief: Brief) -> Room:
     backbone = load(str(brief.run["model"]["name"]), torch.device("cpu") if recorded <= {"cpu"} else None)
     encoded = backbone.encode([record.inputs for record in brief.rows], recipe.max_length)
     by_id = {record.id: row for record, row in zip(brief.rows, encoded, strict=True)}
-    return Room(brief, declared_plan(brief.run), recipe, backbone, by_id, {})
+    given = None
+    if brief.ancestors is not None:
+        given = {node: Retrained(*map(read, files)) for node, files in brief.ancestors.items()}
+    return Room(brief, declared_plan(brief.run), recipe, backbone, by_id, {}, kernel, given)
 
 
 def _prepare(room: Room, shard: int, prefix: Prefix, recorded: Mapping[str, Any]) -> str:
@@ -190,7 +234,7 @@ def _prepare(room: Room, shard: int, prefix: Prefix, recorded: Mapping[str, Any]
 
     from s3t.backbone import environment
 
-    if len(prefix) > 1 and (shard, prefix[:-1]) not in room.nodes:
+    if room.given is None and len(prefix) > 1 and (shard, prefix[:-1]) not in room.nodes:
         return "its parent could not be retrained here"
     threads = recorded.get("threads")
     if not isinstance(threads, int) or threads < 1:
@@ -206,8 +250,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m verify.cleanroom", description=main.__doc__)
     parser.add_argument("brief", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--kernel", choices=get_args(Kernel), default="shared", help="whose numeric code (default: shared)"
+    )
     given = parser.parse_args()
-    retrain(read_brief(given.brief), given.out)
+    retrain(read_brief(given.brief), given.out, given.kernel)
 
 
 if __name__ == "__main__":

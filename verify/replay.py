@@ -1,7 +1,8 @@
 """E1a: compare what is served, and what is stored, with a clean room that never saw a deleted row. 0 ULP.
 
 The clean room runs in a fresh process with a clean environment. A node whose recorded environment (threads, torch,
-instruction set, ...) is not to be had here is UNDECIDED.
+instruction set, ...) is not to be had here is UNDECIDED. Where a full replay is too dear, a random sample of nodes is
+retrained instead (:mod:`verify.spot`).
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from s3t import errors
 from s3t.contract import Provenance, UnlearningSystem
 from s3t.records import Record
-from verify import derive, report
-from verify.brief import Brief, Scope, make_brief, probes, write_brief
-from verify.cleanroom import OUTCOME, retrain
+from verify import report
+from verify.brief import Brief, Scope, make_brief, probes, rooted, served, write_brief
+from verify.cleanroom import OUTCOME, Kernel, retrain
 from verify.compare import Difference, compare_tensors
 from verify.evidence import Evidence
 from verify.report import Finding, Verdict
+from verify.spot import detections, draw_nodes
 from verify.state import Node, State, node_name
+from verify.stored import Stored, read_stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,11 +42,12 @@ PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a clean room made: tensors per node, why others are undecided, and the scores of the probes."""
+    """What a clean room made: tensors per node, why others are undecided, the scores of the probes, and what each took."""
 
     tensors: Mapping[Node, Mapping[str, Tensor]]
     undecided: Mapping[Node, str]
     scores: Tensor | None
+    spent: Mapping[Node, Mapping[str, float]]
 
 
 def check_cleanroom(
@@ -54,46 +58,99 @@ def check_cleanroom(
     *,
     isolate: bool = True,
     scope: Scope = "served",
+    kernel: Kernel = "shared",
+    sample: int | None = None,
+    sample_seed: int = 0,
 ) -> list[Finding]:
-    """Retrain the nodes of ``scope`` apart and compare tensors, stored files and predictions bit for bit."""
+    """Retrain the nodes of ``scope`` apart and compare tensors, stored files and predictions bit for bit.
+
+    ``kernel``: "oracle" shares no numeric code with the system. ``sample``: retrain that many random surviving nodes instead,
+    each on top of its stored ancestors (:mod:`verify.spot` says what that is worth); they are drawn by the digest of the
+    ledger's last entry and ``sample_seed``, which the auditor draws after that entry was shown. What serves is then compared
+    with what is stored, for all served nodes, and predictions are only if all of these were drawn.
+    """
     import torch
 
     if not state.chains:
         return [nothing_served(system, evidence, CHECK)]
-    brief = make_brief(evidence, state, torch.get_num_threads(), scope)
-    with tempfile.TemporaryDirectory(prefix="s3t-clean-room-") as name:
-        failure = _run(brief, Path(name), isolate)
-        if failure:
-            return [Finding(CHECK, Verdict.UNDECIDED, f"the clean room failed: {failure}")]
-        outcome = _outcome(brief, Path(name) / "out")
-    found = [Finding(CHECK, Verdict.UNDECIDED, why, node_name(*node)) for node, why in outcome.undecided.items()]
-    found += served_differences(system, provenance, state, outcome.tensors, CHECK)
-    found += _stored(evidence, state, outcome)
+    threads, stored = torch.get_num_threads(), dict[Node, Stored]()
+    found: list[Finding] = []
+    if sample is None:
+        brief = make_brief(evidence, state, threads, scope)
+    else:
+        drawn = draw_nodes(rooted(state), sample, str(evidence.checked["head"]), sample_seed)
+        above = [(shard, prefix[:i]) for shard, prefix in drawn for i in range(1, len(prefix))]
+        for node in sorted({*above, *served(state)}):
+            read, faults = read_stored(evidence.folder, state, node, CHECK)
+            found += faults
+            stored |= {node: read} if read else {}
+        ready = [(shard, p) for shard, p in drawn if all((shard, p[:i]) in stored for i in range(1, len(p)))]
+        ancestors = {node: (stored[node].adapter, stored[node].head) for node in sorted({*above} & {*stored})}
+        brief = make_brief(evidence, state, threads, scope, sampled=ready, ancestors=ancestors)
+    outcome = _made(brief, isolate, kernel)
+    if isinstance(outcome, str):
+        return [*found, Finding(CHECK, Verdict.UNDECIDED, f"the clean room failed: {outcome}")]
+    found += [Finding(CHECK, Verdict.UNDECIDED, why, node_name(*node)) for node, why in outcome.undecided.items()]
+    reference = {node: one.tensors for node, one in stored.items()} | dict(outcome.tensors)
+    found += served_differences(system, provenance, state, reference, CHECK)
+    found += [f for node in outcome.tensors for f in _stored(evidence, state, outcome, node) if f not in found]
     if outcome.scores is not None:
         found += prediction_differences(system, brief, outcome.scores)
-    elif brief.probes and not outcome.undecided:
+    elif brief.probes and not outcome.undecided and served(state) <= set(outcome.tensors):
         found.append(Finding(CHECK, Verdict.UNDECIDED, "the clean room gave no predictions"))
     if not found:
-        tensors = sum(len(named) for named in outcome.tensors.values())
-        message = (
-            f"{len(outcome.tensors)} nodes ({tensors} tensors) retrained on {len(brief.rows)} retained rows, "
-            f"{len(brief.probes)} predictions: the same bits"
-        )
-        details = {"nodes": len(outcome.tensors), "tensors": tensors, "ulps": 0, "isolated": isolate}
-        found.append(Finding(CHECK, Verdict.HOLDS, message, details=details))
+        details: dict[str, Any] = {"isolated": isolate, "kernel": kernel, **_cost(evidence, state, outcome)}
+        if sample is not None:
+            nodes = len(rooted(state))
+            details |= {"of": nodes, "sampled": len(outcome.tensors), "sample_seed": sample_seed}
+            details |= {"detects": detections(nodes, len(outcome.tensors))}
+            if outcome.scores is None:
+                details["note"] = "predictions were not compared: not every served node was drawn"
+        found.append(_holds(brief, outcome, details))
     return found
 
 
-def _run(brief: Brief, folder: Path, isolate: bool) -> str:
+def _holds(brief: Brief, outcome: Outcome, details: Mapping[str, Any]) -> Finding:
+    tensors = sum(len(named) for named in outcome.tensors.values())
+    predictions = len(brief.probes) if outcome.scores is not None else 0
+    drawn = f"{len(outcome.tensors)} of {details['of']} nodes" if "of" in details else f"{len(outcome.tensors)} nodes"
+    rows = f"{len(brief.rows)} retained rows"
+    message = f"{drawn} ({tensors} tensors) retrained on {rows}, {predictions} predictions: the same bits"
+    counts = {"nodes": len(outcome.tensors), "tensors": tensors, "ulps": 0}
+    return Finding(CHECK, Verdict.HOLDS, message, details=counts | dict(details))
+
+
+def _cost(evidence: Evidence, state: State, outcome: Outcome) -> dict[str, Any]:
+    """Return what retraining took and what the ledger books for the same nodes; None where it books nothing."""
+    bodies = {entry.seq: entry.body for entry in evidence.entries}
+    booked = [bodies[state.survivors[node].seq].get("cost") or {} for node in outcome.spent]
+    found: dict[str, Any] = {}
+    for unit in ("record_passes", "layer_passes", "seconds"):
+        spent = sum(cost[unit] for cost in outcome.spent.values())
+        ledger = sum(cost[unit] for cost in booked) if all(unit in cost for cost in booked) else None
+        found[unit], found[f"{unit}_booked"] = spent, ledger
+        found[f"{unit}_ratio"] = spent / ledger if ledger else None
+    return found
+
+
+def _made(brief: Brief, isolate: bool, kernel: Kernel) -> Outcome | str:
+    """Run the clean room; return what it made, or why it failed."""
+    with tempfile.TemporaryDirectory(prefix="s3t-clean-room-") as name:
+        failure = _run(brief, Path(name), isolate, kernel)
+        return failure or _outcome(brief, Path(name) / "out")
+
+
+def _run(brief: Brief, folder: Path, isolate: bool, kernel: Kernel) -> str:
     """Run the clean room; return why it failed, or nothing."""
     if not isolate:
         try:
-            retrain(brief, folder / "out")
+            retrain(brief, folder / "out", kernel)
         except errors.S3TError as error:
             return str(error)
         return ""
     write_brief(brief, folder / "brief")
-    command = [sys.executable, "-P", "-m", "verify.cleanroom", str(folder / "brief"), str(folder / "out")]
+    place = [str(folder / "brief"), str(folder / "out"), "--kernel", kernel]
+    command = [sys.executable, "-P", "-m", "verify.cleanroom", *place]
     done = subprocess.run(command, env=_clean(brief), capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return ""
@@ -123,7 +180,8 @@ def _outcome(brief: Brief, out: Path) -> Outcome:
         if node not in undecided
     }
     scores = load((out / "predictions.safetensors").read_bytes())["scores"] if told["predicted"] else None
-    return Outcome(tensors, undecided, scores)
+    spent = {brief.nodes[int(number)][0]: cost for number, cost in told["spent"].items()}
+    return Outcome(tensors, undecided, scores, spent)
 
 
 def served_differences(
@@ -170,30 +228,13 @@ def differing(differences: list[Difference], node: str, check: str, where: str =
     yield Finding(check, Verdict.VIOLATED, message, node, first.tensor, details)
 
 
-def _stored(evidence: Evidence, state: State, outcome: Outcome) -> Iterator[Finding]:
-    """Compare the files of every retrained node: they are what the next start of the system will serve."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    for node, expected in outcome.tensors.items():
-        survivor = state.survivors[node]
-        folder = evidence.folder / "nodes" / survivor.key
-        full = state.plan.stages[len(node[1]) - 1].kind == "full"
-        actual: dict[str, Tensor] = {}
-        adapter = "model" if full else "adapter_model"
-        for part, file, recorded in (("adapter", adapter, survivor.tensors), ("head", "head", survivor.head)):
-            try:
-                read = load((folder / f"{file}.safetensors").read_bytes())
-            except (OSError, SafetensorError) as error:
-                message = f"{file}.safetensors cannot be read ({type(error).__name__})"
-                yield Finding(CHECK, Verdict.UNDECIDED, message, node_name(*node))
-                break
-            if derive.tensors_digest(read) != recorded:
-                message = f"the ledger's digest of its {part} is not that of the tensors in {file}.safetensors"
-                yield Finding(CHECK, Verdict.VIOLATED, message, node_name(*node))
-            actual |= {f"{part}.{name}": tensor for name, tensor in read.items()}
-        else:
-            yield from differing(compare_tensors(expected, actual), node_name(*node), CHECK, "on disk: ")
+def _stored(evidence: Evidence, state: State, outcome: Outcome, node: Node) -> Iterator[Finding]:
+    """Compare the files of a retrained node: they are what the next start of the system will serve."""
+    stored, faults = read_stored(evidence.folder, state, node, CHECK)
+    yield from faults
+    if stored is not None:
+        differences = compare_tensors(outcome.tensors[node], stored.tensors)
+        yield from differing(differences, node_name(*node), CHECK, "on disk: ")
 
 
 def prediction_differences(system: UnlearningSystem, brief: Brief, expected: Tensor) -> Iterator[Finding]:

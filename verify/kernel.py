@@ -1,0 +1,262 @@
+"""The numeric kernel a second time: slow and obvious, in plain PyTorch and PEFT, from docs/DERIVATION.md ("Numeric kernel").
+
+What :mod:`s3t.training` does with shared tensors and checks, this does with a deep copy of the base model and nothing else.
+Neither that module nor :mod:`s3t.blocks` is used, so that an error there cannot repeat itself here; only the loading of base
+models and the encoding of inputs (:mod:`s3t.backbone`) are shared. Results agree bit for bit on the same machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from s3t.errors import S3TError
+from s3t.records import Recipe
+from verify.plans import Stage
+
+if TYPE_CHECKING:
+    from s3t.backbone import Backbone, Encoded
+
+KERNEL = "2"
+"""Version of the rules in docs/DERIVATION.md that are followed here."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row: the encoded input and the index of its class."""
+
+    encoded: Encoded
+    label: int
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """seed("adapter"), seed("head") and seed("dropout") of a node."""
+
+    adapter: int
+    head: int
+    dropout: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What the stages so far add to the base model: tensors by adapter, and the head's ``weight`` and ``bias``."""
+
+    adapters: Mapping[str, Mapping[str, Tensor]]
+    head: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage gives: its adapter and the head, on the CPU, and the counts of work done."""
+
+    adapter: dict[str, Tensor]
+    head: dict[str, Tensor]
+    optimizer_steps: int
+    record_passes: int
+    layer_passes: int
+
+
+def train_node_slowly(
+    backbone: Backbone,
+    stages: Sequence[Stage],
+    parent: State | None,
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    recipe: Recipe,
+    seeds: Seeds,
+    classes: int,
+    *,
+    finite: bool = True,
+) -> Trained:
+    """Train the adapter of ``stages[-1]`` and the head on ``batches`` of indices into ``rows``, on top of ``parent``.
+
+    Arguments and result are those of s3t.training.train_node. S3TError if a gradient is not finite (with ``finite``).
+    """
+    stage = stages[-1]
+    with _deterministic(backbone.device):
+        model = _model(backbone, stages, recipe)
+        head = nn.Linear(backbone.hidden, classes, device=backbone.device)
+        body = _trained_tensors(model, stage)
+        if parent is None:
+            _fresh_head(head, seeds.head)
+        else:
+            _load(model, head, stages, parent)
+        if stage.kind == "lora" and (parent is None or stage.adapter not in parent.adapters):
+            _fresh_adapter(body, seeds.adapter)
+        torch.manual_seed(seeds.dropout)
+        _train(backbone, model, head, body, stage, rows, batches, recipe, finite)
+        adapter = model.state_dict() if stage.kind == "full" else get_peft_model_state_dict(model, None, stage.adapter)
+    visits = sum(len(batch) for batch in batches)
+    backward = backbone.layers if stage.kind == "full" else backbone.layers - min(stage.layers)
+    return Trained(
+        {name: tensor.detach().clone().cpu() for name, tensor in adapter.items()},
+        {name: tensor.detach().clone().cpu() for name, tensor in head.state_dict().items()},
+        len(batches),
+        visits,
+        visits * (backbone.layers + backward),
+    )
+
+
+def score_slowly(
+    backbone: Backbone, stages: Sequence[Stage], state: State, rows: Sequence[Encoded], recipe: Recipe, classes: int
+) -> Tensor:
+    """Return the logits of ``rows``, shape (rows, classes), of the base model with ``state``: 64 at a time by length."""
+    model = _model(backbone, stages, recipe)
+    head = nn.Linear(backbone.hidden, classes, device=backbone.device)
+    _load(model, head, stages, state)
+    logits = torch.zeros(len(rows), classes)
+    by_length = sorted(range(len(rows)), key=lambda i: rows[i].length)
+    with torch.no_grad():
+        for start in range(0, len(rows), 64):
+            batch = by_length[start : start + 64]
+            answers = _logits(backbone, model, head, [rows[i] for i in batch])
+            for i, answer in zip(batch, answers, strict=True):
+                logits[i] = answer.cpu()
+    return logits
+
+
+def _model(backbone: Backbone, stages: Sequence[Stage], recipe: Recipe) -> Any:
+    """Return a copy of the base model with one adapter per name in ``stages``: all active, all frozen, no dropout."""
+    model: Any = copy.deepcopy(backbone.model)
+    names = list(dict.fromkeys(stage.adapter for stage in stages if stage.kind == "lora"))
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for a property by its old name
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        for name in names:
+            stage = next(stage for stage in stages if stage.adapter == name)
+            config = LoraConfig(
+                r=recipe.rank,
+                lora_alpha=recipe.alpha,  # type: ignore[arg-type]
+                lora_dropout=recipe.dropout,
+                use_rslora=recipe.rslora,
+                target_modules=list(recipe.targets or backbone.family.targets),
+                layers_to_transform=list(stage.layers),
+                layers_pattern=backbone.family.layers.split(".")[-1],
+            )
+            if name == names[0]:
+                model = get_peft_model(model, config, adapter_name=name)
+            else:
+                model.add_adapter(name, config)
+    if names:
+        model.base_model.set_adapter(names)
+    model.to(backbone.device)
+    model.eval()
+    model.requires_grad_(False)
+    return model
+
+
+def _load(model: Any, head: nn.Linear, stages: Sequence[Stage], state: State) -> None:
+    kinds = {stage.adapter: stage.kind for stage in stages}
+    for name, tensors in state.adapters.items():
+        if kinds[name] == "full":
+            model.load_state_dict(dict(tensors))
+        else:
+            set_peft_model_state_dict(model, dict(tensors), adapter_name=name)
+    head.load_state_dict(dict(state.head))
+
+
+def _lora_modules(model: Any, name: str) -> list[Any]:
+    """Return the modules that carry adapter ``name``, in the order in which the model names its modules."""
+    return [module for _, module in model.named_modules() if name in getattr(module, "lora_A", {})]
+
+
+def _trained_tensors(model: Any, stage: Stage) -> list[Tensor]:
+    """Return what the stage trains besides the head: A, B, A, B, ... or every tensor of the base model."""
+    if stage.kind == "full":
+        return list(model.parameters())
+    modules = _lora_modules(model, stage.adapter)
+    return [side[stage.adapter].weight for module in modules for side in (module.lora_A, module.lora_B)]
+
+
+def _fresh_adapter(body: Sequence[Tensor], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for a, b in zip(body[0::2], body[1::2], strict=True):
+        inputs = a.shape[1]
+        a.data = ((torch.rand(a.shape, generator=generator) * 2 - 1) * inputs**-0.5).to(a.device)
+        b.data = torch.zeros_like(b)
+
+
+def _fresh_head(head: nn.Linear, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    head.weight.data = (torch.randn(head.weight.shape, generator=generator) * 0.02).to(head.weight.device)
+    head.bias.data = torch.zeros_like(head.bias)
+
+
+def _train(
+    backbone: Backbone,
+    model: Any,
+    head: nn.Linear,
+    body: Sequence[Tensor],
+    stage: Stage,
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    recipe: Recipe,
+    finite: bool,
+) -> None:
+    learning = [*body, head.weight, head.bias]
+    for tensor in learning:
+        tensor.requires_grad_(True)
+    for module in _lora_modules(model, stage.adapter):
+        module.lora_dropout[stage.adapter].train()
+    optimizer = torch.optim.AdamW(
+        [{"params": list(body)}, {"params": [head.weight, head.bias]}],
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=recipe.weight_decay,
+    )
+    steps = len(batches)
+    warmup = math.ceil(recipe.warmup * steps)
+    for step, batch in enumerate(batches):
+        share = (step + 1) / warmup if step < warmup else (steps - step) / (steps - warmup)
+        optimizer.param_groups[0]["lr"] = recipe.lr * share
+        optimizer.param_groups[1]["lr"] = recipe.head_lr * share
+        optimizer.zero_grad()
+        logits = _logits(backbone, model, head, [rows[i].encoded for i in batch])
+        labels = torch.tensor([rows[i].label for i in batch]).to(backbone.device)
+        nn.CrossEntropyLoss()(logits, labels).backward()
+        norm = nn.utils.clip_grad_norm_(learning, recipe.clip, norm_type=2.0)
+        if finite and not math.isfinite(float(norm)):
+            raise S3TError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
+        optimizer.step()
+
+
+def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Encoded]) -> Tensor:
+    """Return logits of shape (rows, classes): the mean of the last hidden states over real tokens, through the head."""
+    longest = max(row.length for row in rows)
+    batch: dict[str, Tensor] = {}
+    for name, pad in backbone.pad.items():
+        padded = torch.full((len(rows), longest), pad)
+        for i, row in enumerate(rows):
+            for position, value in enumerate(row.fields[name]):
+                padded[i, position] = value
+        batch[name] = padded.to(backbone.device)
+    mask = torch.zeros(len(rows), longest, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        mask[i, : row.length] = 1
+    mask = mask.to(backbone.device)
+    hidden = model(**batch, attention_mask=mask).last_hidden_state
+    real = mask[:, :, None].float()
+    logits: Tensor = head((hidden * real).sum(dim=1) / real.sum(dim=1))
+    return logits
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Run the body with deterministic algorithms; they and the random generators are as before afterwards."""
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
