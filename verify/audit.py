@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from s3t.contract import Progress, Provenance, UnlearningSystem
 from s3t.errors import S3TError, did_you_mean
@@ -20,6 +21,9 @@ from verify.residue import check_residue
 from verify.rows import check_rows
 from verify.scan import check_scan
 from verify.state import State, derive_state, graph_of
+
+if TYPE_CHECKING:
+    from verify.cleanroom import Kernel
 
 LEVELS = ("E0", "E1a", "E1b", "E1c", "E2", "E3", "E4")
 DEFAULT = ("E0", "E1a", "E1b")
@@ -39,6 +43,9 @@ def audit(
     victims: Sequence[Record] | None = None,
     records: Sequence[Record] | None = None,
     scope: Scope = "served",
+    kernel: Kernel = "shared",
+    sample: int | None = None,
+    nonce: int = 0,
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> Report:
@@ -46,7 +53,8 @@ def audit(
 
     ``lab``: makes further systems of the same configuration (E1b and beyond). ``records``: everything ever handed in for
     training, if known; ``victims``: the deleted records, by default those of ``records`` whose tag is tombstoned.
-    ``scope``: whether E1a retrains the nodes that serve now or every surviving one. ``effort``: what E2 to E4 may spend.
+    ``scope``: whether E1a retrains the nodes that serve now or every surviving one; or ``sample`` nodes, drawn with the
+    auditor's ``nonce``. ``kernel``: whose numerics it trains with. ``effort``: what E2 to E4 may spend.
     Raises RunError if ``run`` is no run folder, S3TError for an unknown level; damage inside a run ends UNDECIDED.
     """
     began = time.monotonic()
@@ -57,7 +65,7 @@ def audit(
     def report(found: Sequence[Finding], provenance: Provenance | None, notes: Sequence[str] = ()) -> Report:
         name, claim = (provenance.system, provenance.claim) if provenance else (type(system).__name__, "")
         seconds = time.monotonic() - began
-        graph = graph_of(state) if state else {}
+        graph: dict[str, Any] = graph_of(state) if state else {}
         return Report(str(run), name, claim, wanted, tuple(found), tuple(notes), seconds, evidence.checked, graph)
 
     try:
@@ -83,7 +91,8 @@ def audit(
     if "E1a" in wanted:
         from verify.replay import check_cleanroom
 
-        found += check_cleanroom(system, provenance, evidence, state, isolate=isolate, scope=scope)
+        how: Any = {"isolate": isolate, "scope": scope, "kernel": kernel, "sample": sample, "sample_seed": nonce}
+        found += check_cleanroom(system, provenance, evidence, state, **how)
     if "E1b" in wanted:
         from verify.counterfactual import check_counterfactual
 

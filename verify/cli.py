@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--html", type=Path, metavar="FILE", help="also write the report as one self-contained page")
     made.add_argument("--no-isolate", action="store_true", help="run the clean room in this process (for debugging)")
     made.add_argument("--all-nodes", action="store_true", help="retrain every surviving node, not just what serves now")
+    made.add_argument("--sample", type=int, metavar="N", help="retrain N random surviving nodes instead")
+    made.add_argument("--nonce", type=int, metavar="N", help="the auditor's part in drawing the sample (default: random)")
+    made.add_argument("--oracle", action="store_true", help="train with the oracle: share no numeric code, take longer")
     made.add_argument("--no-source", action="store_true", help="do not read the source data again")
     made.add_argument(
         "--systems", type=int, metavar="N", help="E2: systems per side (default: what the power asks for)"
@@ -122,6 +126,9 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
             lab=RunLab(evidence),
             records=records,
             scope="surviving" if given.all_nodes else "served",
+            kernel="oracle" if given.oracle else "shared",
+            sample=given.sample,
+            nonce=secrets.randbits(32) if given.nonce is None else given.nonce,
             effort=_effort(given, levels),
         )
     finally:

@@ -139,3 +139,14 @@ def test_a_changed_source_never_holds(
     told = json.loads(capsys.readouterr().out)
     assert told["findings"][0]["check"] == "evidence"
     assert main([str(live.folder), "--level", "E0", "--no-source"]) == 0
+
+
+def test_a_sample_and_the_oracle(live: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    live.system.delete(["row-003"])
+    live.system.close()
+    given = [str(live.folder), "--level", "E1a", "--no-isolate", "--json"]
+    assert main([*given, "--sample", "2", "--nonce", "7", "--oracle"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (found["details"]["sampled"], found["details"]["sample_seed"]) == (2, 7)
+    assert main([*given, "--sample", "0"]) == 2
+    assert "a sample of 0 nodes checks nothing" in capsys.readouterr().err
