@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from s3t.cli.attest import certify, check
 from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, read_dataset, read_texts
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.records import Cut, Threshold, choose_shingles, duplicates, report_before_training, with_copies
@@ -211,6 +212,8 @@ def delete(
 
 
 app.command()(duplicates)
+app.command()(certify)
+app.command()(check)
 
 
 @app.command()

@@ -1,0 +1,105 @@
+"""The ledger read fast: one query, the hash chain over all entries, what survived at any length. No torch, no records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+from pathlib import Path
+from typing import Any
+
+from verify import derive
+from verify.attest import AttestError
+
+
+class BrokenError(AttestError):
+    """The ledger can be read, but is not a chain: an entry was lost, moved or rewritten."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The entries of a ledger whose hash chain holds. Position i is entry i + 1; ``bodies`` as stored."""
+
+    leaves: Sequence[bytes]
+    kinds: Sequence[str]
+    bodies: Sequence[str]
+
+    def body(self, seq: int, kind: str) -> dict[str, Any]:
+        """Return the body of entry ``seq``. BrokenError if it is not of ``kind`` or no object."""
+        if not 1 <= seq <= len(self.kinds) or self.kinds[seq - 1] != kind:
+            raise BrokenError(f"entry {seq} of the ledger is no {kind} entry")
+        found = json.loads(self.bodies[seq - 1])
+        if not isinstance(found, dict):
+            raise BrokenError(f"the body of entry {seq} is no object")
+        return found
+
+
+def read_chain(path: Path) -> Chain:
+    """Read and verify a ledger. AttestError if it cannot be read, BrokenError if an entry is not what follows."""
+    if not path.is_file():
+        raise AttestError(f"{path.name} is missing")
+    try:
+        database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            rows = database.execute("SELECT seq, kind, body, previous, digest FROM entries ORDER BY seq").fetchall()
+        finally:
+            database.close()
+    except sqlite3.Error as error:
+        raise AttestError(f"{path.name} cannot be read: {error}") from error
+    before, sha = "", hashlib.sha256
+    for position, (seq, kind, body, previous, digest) in enumerate(rows, start=1):
+        if not (isinstance(kind, str) and isinstance(body, str)) or seq != position or previous != before:
+            raise BrokenError(f"the ledger's hash chain breaks at entry {position}")
+        text = f'[{seq},{encode_basestring(kind)},{encode_basestring(body)},"{before}"]'
+        before = sha(text.encode("utf-8", "surrogatepass")).hexdigest()
+        if digest != before:
+            raise BrokenError(f"the ledger's hash chain breaks at entry {position} ({kind})")
+    return Chain([bytes.fromhex(row[4]) for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """Of the first entries of a ledger: surviving nodes as {(shard, prefix): (key, parent, entry)}, orders, tombstones."""
+
+    nodes: Mapping[tuple[int, tuple[int, ...]], tuple[str, str | None, int]]
+    orders: tuple[tuple[int, ...], ...]
+    tombstones: int
+
+    def longest(self, shard: int, order: Sequence[int]) -> list[tuple[str, str | None, int]]:
+        """Return the chain of one order: surviving nodes from the first stage on, each on the node before."""
+        found: list[tuple[str, str | None, int]] = []
+        for length in range(1, len(order) + 1):
+            node = self.nodes.get((shard, tuple(order[:length])))
+            if node is None or node[1] != (found[-1][0] if found else None):
+                break
+            found.append(node)
+        return found
+
+
+def survivors(chain: Chain, size: int, orders: Sequence[Sequence[int]], slices: int) -> Survivors:
+    """Return what survived after the first ``size`` entries (docs/DERIVATION.md, "What is served")."""
+    trained: dict[tuple[int, tuple[int, ...]], tuple[str, str | None, int]] = {}
+    hits: dict[tuple[int, int], int] = {}
+    tombstones: set[str] = set()
+    now = tuple(tuple(order) for order in orders)
+    for position in range(size):
+        kind = chain.kinds[position]
+        if kind == "request":
+            body = json.loads(chain.bodies[position])
+            tombstones.update(body["tags"])
+            for shard, piece in body["slots"]:
+                hits[shard, piece] = position + 1
+        elif kind == "train":
+            body = json.loads(chain.bodies[position])
+            trained[body["shard"], tuple(body["prefix"])] = (body["key"], body["parent"], position + 1)
+        elif kind == "extend":
+            now = derive.cyclic(slices, int(json.loads(chain.bodies[position])["budget"]))
+    alive = {
+        (shard, prefix): node
+        for (shard, prefix), node in trained.items()
+        if all(hits.get((shard, piece), 0) < node[2] for piece in prefix)
+    }
+    return Survivors(alive, now, len(tombstones))
