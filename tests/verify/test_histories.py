@@ -616,7 +616,7 @@ def test_a_life_of_any_steps_is_exact() -> None:
 
 @pytest.mark.slow
 def test_many_lives_are_exact() -> None:
-    _live(150, 20)
+    _live(60, 15)
 
 
 @pytest.mark.parametrize("number", [17, *(pytest.param(n, marks=pytest.mark.slow) for n in (19, 30))])
