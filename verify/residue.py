@@ -98,9 +98,19 @@ def _needles(victim: Record, kept: Sequence[bytes]) -> Iterator[Needle]:
 
 
 def _declared(evidence: Evidence) -> list[bytes]:
-    """Return the declared words of run.json as they stand there: no record gave them."""
-    data, model = evidence.run["data"], evidence.run["model"]
-    words = [data["name"], data["source"], model["name"], *data["classes"]]
+    """Return the declared words of run.json as they stand there: no record gave them.
+
+    Only those of the documented keys; whatever else stands in run.json is not excused.
+    """
+    run = evidence.run
+    data, model, plan = run["data"], run["model"], run["plan"]
+    words = [run["s3t"], run["kernel"], data["name"], data["source"], data["digest"], model["name"], model["digest"]]
+    words += [
+        *data["classes"],
+        plan["method"],
+        *(stage[name] for stage in plan["stages"] for name in ("adapter", "kind")),
+    ]
+    words += [value for value in run["recipe"].values() if isinstance(value, str)]
     return [json.dumps(word, ensure_ascii=flag).encode() for word in words for flag in (False, True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -288,3 +289,16 @@ def test_a_half_made_run_beside_the_folder(forge: Callable[..., Any]) -> None:
     (found,) = check_scan(*run.read())
     assert found.verdict is Verdict.VIOLATED
     assert "half-made run" in found.message
+
+
+def test_a_short_id_that_is_also_a_declared_word_is_no_residue(forge: Callable[..., Any]) -> None:
+    """Found by the soak: record "2" was deleted, and run.json says that kernel "2" trained it."""
+    run = forge()
+    words = [run.run["kernel"], run.run["s3t"], "lora", "block-00", "mean-logits"]
+    for word in words:
+        (found,) = check_residue(run.read()[0], [Record(word, {"text": "a text that is nowhere else"}, 0)])
+        assert found.verdict is Verdict.HOLDS, word
+    raw = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps({**raw, "note": ["77"]}))
+    (found,) = check_residue(run.read()[0], [Record("77", {"text": "a text that is nowhere else"}, 0)])
+    assert found.verdict is Verdict.VIOLATED
