@@ -59,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-isolate", action="store_true", help="run the clean room in this process (for debugging)")
     made.add_argument("--all-nodes", action="store_true", help="retrain every surviving node, not just what serves now")
     made.add_argument("--sample", type=int, metavar="N", help="retrain N random surviving nodes instead")
-    made.add_argument("--nonce", type=int, metavar="N", help="the auditor's part in drawing the sample (default: random)")
+    made.add_argument(
+        "--nonce", type=int, metavar="N", help="the auditor's part in drawing the sample (default: random)"
+    )
     made.add_argument("--oracle", action="store_true", help="train with the oracle: share no numeric code, take longer")
     made.add_argument("--no-source", action="store_true", help="do not read the source data again")
     made.add_argument(
@@ -68,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--guesses", type=int, metavar="N", help="E3: guesses, fixed beforehand")
     made.add_argument("--shadows", type=int, metavar="N", help="E3: systems that calibrate the attack")
     made.add_argument("--histories", type=int, metavar="N", help="E4: equivalent histories to play")
+    made.add_argument("--certificate", type=Path, metavar="FILE", help="level A: also check a certificate of this run")
+    made.add_argument("--key", type=Path, metavar="FILE", help="with --certificate: the signer's public key")
     made.add_argument("--adapter", metavar="MODULE:FACTORY", help="audit a third-party system (verify.adapter)")
     made.add_argument("--delete", action="append", metavar="ID", help="with --adapter: a record to delete; repeatable")
     made.add_argument("--refresh", action="store_true", help="with --adapter: refresh after the deletions")
@@ -134,11 +138,31 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
     finally:
         getattr(system, "close", lambda: None)()
     if changed:
-        return dataclasses.replace(report, findings=(changed, *report.findings))
-    if records is None and "E0" in levels:
+        report = dataclasses.replace(report, findings=(changed, *report.findings))
+    elif records is None and "E0" in levels:
         note = f"not run: comparison of rows with the source data ({why})"
-        return dataclasses.replace(report, notes=(*report.notes, note))
-    return report
+        report = dataclasses.replace(report, notes=(*report.notes, note))
+    return _attested(report, given) if given.certificate else report
+
+
+def _attested(report: Report, given: argparse.Namespace) -> Report:
+    """Add level A: what the certificate says is true of the run as it is now."""
+    from verify.attest.check import LEVEL, check
+    from verify.attest.keys import default_folder, public_key
+
+    try:
+        raw = given.certificate.read_bytes()
+    except OSError as error:
+        raise S3TError(
+            f"{given.certificate} cannot be read ({error.strerror}); give a file of `s3t certify`"
+        ) from error
+    told = check(raw, given.run, key=public_key(given.key) if given.key else None, keys=default_folder())
+    return dataclasses.replace(
+        report,
+        levels=(*report.levels, LEVEL),
+        findings=(*report.findings, *told.findings),
+        notes=(*report.notes, *told.notes),
+    )
 
 
 def _adapted(given: argparse.Namespace, levels: Sequence[str]) -> Report:

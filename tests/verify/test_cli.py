@@ -150,3 +150,26 @@ def test_a_sample_and_the_oracle(live: Any, capsys: pytest.CaptureFixture[str]) 
     assert (found["details"]["sampled"], found["details"]["sample_seed"]) == (2, 7)
     assert main([*given, "--sample", "0"]) == 2
     assert "a sample of 0 nodes checks nothing" in capsys.readouterr().err
+
+
+def test_a_certificate_adds_level_a(
+    live: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from s3t.cli.attest import certify
+
+    monkeypatch.setenv("S3T_KEYS", str(tmp_path / "keys"))
+    name = live.system.delete(["row-003"]).request
+    live.system.close()
+    paper = tmp_path / "paper.json"
+    certify(live.folder, name, None, paper, ["E0"])
+    given = [str(live.folder), "--level", "E0", "--json", "--certificate"]
+    capsys.readouterr()
+    assert main([*given, str(paper)]) == 0
+    assert json.loads(capsys.readouterr().out)["levels"] == {"E0": "HOLDS", "A": "HOLDS"}
+    monkeypatch.setenv("S3T_KEYS", str(tmp_path / "others"))
+    assert main([*given, str(paper)]) == 3, "an unknown signer"
+    (known,) = (tmp_path / "keys").glob("*.pub")
+    assert main([*given, str(paper), "--key", str(known)]) == 0
+    paper.write_bytes(paper.read_bytes()[:-20])
+    assert main([*given, str(paper)]) == 2
+    assert main([*given, str(tmp_path / "none")]) == 2
