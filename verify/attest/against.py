@@ -111,15 +111,15 @@ def _configured(config: Mapping[str, Any], predicate: Mapping[str, Any]) -> Iter
 
 
 def _selected(now: Survivors, predicate: Mapping[str, Any]) -> Iterator[str]:
-    """The chains that were considered are those that the ledger gives; which of them read rows only an audit can say."""
+    """The chains that were considered are those that the ledger gives, and so is which of them read rows."""
     if now.tombstones != predicate["deleted"]:
         yield f"{predicate['deleted']} deleted rows were certified, the ledger names {now.tombstones}"
     for choice in predicate["selection"]["shards"]:
-        told = [(c["order"], c["length"], c["last"]) for c in choice["considered"]]
+        told = [(c["order"], c["length"], c["last"], c["rows"]) for c in choice["considered"]]
         real = []
         for order in now.orders:
             nodes = now.longest(choice["shard"], order)
-            real.append((list(order), len(nodes), nodes[-1][0] if nodes else None))
+            real.append((list(order), len(nodes), nodes[-1].key if nodes else None, bool(nodes) and nodes[-1].rows > 0))
         if told != real:
             yield f"the chains considered for shard {choice['shard']} are not those of the ledger"
 

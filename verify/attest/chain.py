@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from verify import derive
 from verify.attest import AttestError
@@ -60,20 +60,29 @@ def read_chain(path: Path) -> Chain:
     return Chain([bytes.fromhex(row[4]) for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
 
+class Trained(NamedTuple):
+    """A node as its train entry tells it; ``rows`` is how many it read, all retained for as long as it survives."""
+
+    key: str
+    parent: str | None
+    seq: int
+    rows: int
+
+
 @dataclass(frozen=True)
 class Survivors:
-    """Of the first entries of a ledger: surviving nodes as {(shard, prefix): (key, parent, entry)}, orders, tombstones."""
+    """Of the first entries of a ledger: the surviving nodes by (shard, prefix), the orders in force, the tombstones."""
 
-    nodes: Mapping[tuple[int, tuple[int, ...]], tuple[str, str | None, int]]
+    nodes: Mapping[tuple[int, tuple[int, ...]], Trained]
     orders: tuple[tuple[int, ...], ...]
     tombstones: int
 
-    def longest(self, shard: int, order: Sequence[int]) -> list[tuple[str, str | None, int]]:
+    def longest(self, shard: int, order: Sequence[int]) -> list[Trained]:
         """Return the chain of one order: surviving nodes from the first stage on, each on the node before."""
-        found: list[tuple[str, str | None, int]] = []
+        found: list[Trained] = []
         for length in range(1, len(order) + 1):
             node = self.nodes.get((shard, tuple(order[:length])))
-            if node is None or node[1] != (found[-1][0] if found else None):
+            if node is None or node.parent != (found[-1].key if found else None):
                 break
             found.append(node)
         return found
@@ -81,7 +90,7 @@ class Survivors:
 
 def survivors(chain: Chain, size: int, orders: Sequence[Sequence[int]], slices: int) -> Survivors:
     """Return what survived after the first ``size`` entries (docs/DERIVATION.md, "What is served")."""
-    trained: dict[tuple[int, tuple[int, ...]], tuple[str, str | None, int]] = {}
+    trained: dict[tuple[int, tuple[int, ...]], Trained] = {}
     hits: dict[tuple[int, int], int] = {}
     tombstones: set[str] = set()
     now = tuple(tuple(order) for order in orders)
@@ -94,12 +103,14 @@ def survivors(chain: Chain, size: int, orders: Sequence[Sequence[int]], slices: 
                 hits[shard, piece] = position + 1
         elif kind == "train":
             body = json.loads(chain.bodies[position])
-            trained[body["shard"], tuple(body["prefix"])] = (body["key"], body["parent"], position + 1)
+            trained[body["shard"], tuple(body["prefix"])] = Trained(
+                body["key"], body["parent"], position + 1, body["rows"]
+            )
         elif kind == "extend":
             now = derive.cyclic(slices, int(json.loads(chain.bodies[position])["budget"]))
     alive = {
         (shard, prefix): node
         for (shard, prefix), node in trained.items()
-        if all(hits.get((shard, piece), 0) < node[2] for piece in prefix)
+        if all(hits.get((shard, piece), 0) < node.seq for piece in prefix)
     }
     return Survivors(alive, now, len(tombstones))
