@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from pathlib import Path
+from sys import intern
 from typing import Any, NamedTuple
 
 from verify import derive
@@ -44,20 +46,29 @@ def read_chain(path: Path) -> Chain:
     try:
         database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         try:
-            rows = database.execute("SELECT seq, kind, body, previous, digest FROM entries ORDER BY seq").fetchall()
+            return _follow(database.execute("SELECT seq, kind, body, previous, digest FROM entries ORDER BY seq"))
         finally:
             database.close()
     except sqlite3.Error as error:
         raise AttestError(f"{path.name} cannot be read: {error}") from error
-    before, sha = "", hashlib.sha256
+
+
+def _follow(rows: Iterable[tuple[Any, ...]]) -> Chain:
+    """Return the entries in ``rows``, each digest computed from its content and the digest before it."""
+    leaves, kinds, bodies = list[bytes](), list[str](), list[str]()
+    before, sha, quoted = "", hashlib.sha256, encode_basestring
     for position, (seq, kind, body, previous, digest) in enumerate(rows, start=1):
         if not (isinstance(kind, str) and isinstance(body, str)) or seq != position or previous != before:
             raise BrokenError(f"the ledger's hash chain breaks at entry {position}")
-        text = f'[{seq},{encode_basestring(kind)},{encode_basestring(body)},"{before}"]'
-        before = sha(text.encode("utf-8", "surrogatepass")).hexdigest()
+        text = f'[{seq},{quoted(kind)},{quoted(body)},"{before}"]'
+        leaf = sha(text.encode("utf-8", "surrogatepass"))
+        before = leaf.hexdigest()
         if digest != before:
             raise BrokenError(f"the ledger's hash chain breaks at entry {position} ({kind})")
-    return Chain([bytes.fromhex(row[4]) for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+        leaves.append(leaf.digest())
+        kinds.append(intern(kind))
+        bodies.append(body)
+    return Chain(leaves, kinds, bodies)
 
 
 class Trained(NamedTuple):
@@ -90,7 +101,7 @@ class Survivors:
 
 def survivors(chain: Chain, size: int, orders: Sequence[Sequence[int]], slices: int) -> Survivors:
     """Return what survived after the first ``size`` entries (docs/DERIVATION.md, "What is served")."""
-    trained: dict[tuple[int, tuple[int, ...]], Trained] = {}
+    last: dict[tuple[int, tuple[int, ...]], int] = {}
     hits: dict[tuple[int, int], int] = {}
     tombstones: set[str] = set()
     now = tuple(tuple(order) for order in orders)
@@ -102,15 +113,27 @@ def survivors(chain: Chain, size: int, orders: Sequence[Sequence[int]], slices: 
             for shard, piece in body["slots"]:
                 hits[shard, piece] = position + 1
         elif kind == "train":
-            body = json.loads(chain.bodies[position])
-            trained[body["shard"], tuple(body["prefix"])] = Trained(
-                body["key"], body["parent"], position + 1, body["rows"]
-            )
+            last[_node(chain.bodies[position])] = position + 1
         elif kind == "extend":
             now = derive.cyclic(slices, int(json.loads(chain.bodies[position])["budget"]))
-    alive = {
-        (shard, prefix): node
-        for (shard, prefix), node in trained.items()
-        if all(hits.get((shard, piece), 0) < node.seq for piece in prefix)
-    }
+    alive = {}
+    for (shard, prefix), seq in last.items():
+        if all(hits.get((shard, piece), 0) < seq for piece in prefix):
+            body = chain.body(seq, "train")
+            alive[shard, prefix] = Trained(body["key"], body["parent"], seq, body["rows"])
     return Survivors(alive, now, len(tombstones))
+
+
+_TAIL = re.compile(
+    r'"prefix":\[([0-9,]+)\],"reads":"[0-9a-f]*","rows":[0-9]+,"shard":([0-9]+),"tensors":"[0-9a-f]*"\}\Z'
+)
+"""How the body of a train entry ends in its canonical form."""
+
+
+def _node(text: str) -> tuple[int, tuple[int, ...]]:
+    """Return (shard, prefix) of the body of a train entry, read from its end where that is as it is always written."""
+    found = _TAIL.match(text, max(0, text.rfind('"prefix":[')))
+    if found:
+        return int(found[2]), tuple(map(int, found[1].split(",")))
+    body = json.loads(text)
+    return body["shard"], tuple(body["prefix"])
