@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 
 from s3t.errors import RunError
 from s3t.partition import slot
+from s3t.records import Layout
 from verify.leaks import CLEAN, LEAKS, Bench, matrix
 from verify.leaks.__main__ import main
 from verify.leaks.leak import CHECKS, CLEANROOM, LINEAGE, NEVER, SCAN, Leak
@@ -60,6 +62,13 @@ def test_every_victim_is_the_odd_one_of_its_records(setting: Setting) -> None:
         assert homes[corpus.other.id][0] != place[0] and homes[corpus.other.id][1] != place[1]
         lengths = {record.id: len(str(record.inputs["text"]).split()) for record in corpus.records}
         assert lengths.pop(corpus.victim.id) > 5 * max(lengths.values())
+
+
+def test_the_slots_of_victims_are_distinct_in_every_layout() -> None:
+    for shards, slices in itertools.product(range(1, 5), range(1, 7)):
+        layout = Layout(shards, slices, 1)
+        found = {victim_slot(layout, number) for number in range(shards * slices)}
+        assert len(found) == shards * slices, layout
 
 
 def test_victims_differ_in_content_too() -> None:

@@ -205,6 +205,7 @@ class ByContent(Planted):
             super()._start(records)
 
 
+FIRST = "the rows are read while the first node is trained; where the deletion drops that node, its record of reads goes too"
 UNFLIPPED = "the same checkpoints may be chosen as without the fault, and then the bits are right"
 LEAKS = (
     Leak(
@@ -215,7 +216,10 @@ LEAKS = (
         3, "early stopping on deletable rows", "statistics", planted(EarlyStopping), (LINEAGE, LOUD),
         sometimes={CLEANROOM: UNFLIPPED, NEVER: UNFLIPPED},
     ),
-    Leak(4, "normalisation over all data", "statistics", planted(MeanLength), (LINEAGE, RESIDUE, CLEANROOM, NEVER, LOUD)),
+    Leak(
+        4, "normalisation over all data", "statistics", planted(MeanLength), (CLEANROOM, NEVER, LOUD),
+        sometimes={LINEAGE: FIRST, RESIDUE: FIRST},
+    ),
     Leak(
         5, "class weights over all data", "statistics", planted(ClassWeights), (CLEANROOM, NEVER, LOUD),
         blind="E0: a count in SQL is no observed read",

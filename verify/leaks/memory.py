@@ -35,7 +35,11 @@ class GlobalGenerator(Builder):
         whole = training.reproducible(self.run.config.seed, self.backbone.device)
         never = patch.object(torch, "manual_seed", lambda *_: None)
         with whole, patch.object(training, "reproducible", lambda *_: nullcontext()), never:
-            return super().build(progress, **how)
+            torch.set_rng_state(self.__dict__.get("generator", torch.get_rng_state()))
+            try:
+                return super().build(progress, **how)
+            finally:
+                self.generator = torch.get_rng_state()
 
 
 class DataSeed(Builder):
@@ -220,15 +224,24 @@ class RepeatedEpoch(Builder):
 LEAKS = (
     Leak(
         9, "one global random generator", "randomness", planted(GlobalGenerator), (CLEANROOM, NEVER, LOUD),
-        needs=with_dropout,
+        story=("delete", "refresh"), needs=with_dropout,
     ),
     Leak(
         10, "seed from the data's hash", "randomness", planted(DataSeed), (CLEANROOM, NEVER),
         blind="E1c: the ids stay, and they are what is hashed",
     ),
-    Leak(12, "optimizer moments carried over", "memory", planted(CarriedMoments), (CLEANROOM, NEVER, LOUD)),
-    Leak(13, "running average shared", "memory", planted(MovingAverage), (CLEANROOM, NEVER, LOUD)),
-    Leak(14, "clipping state shared", "memory", planted(AdaptiveClip), (CLEANROOM, NEVER, LOUD)),
+    Leak(
+        12, "optimizer moments carried over", "memory", planted(CarriedMoments), (CLEANROOM, NEVER, LOUD),
+        story=("delete", "refresh"),
+    ),
+    Leak(
+        13, "running average shared", "memory", planted(MovingAverage), (CLEANROOM, NEVER, LOUD),
+        story=("delete", "refresh"),
+    ),
+    Leak(
+        14, "clipping state shared", "memory", planted(AdaptiveClip), (CLEANROOM, NEVER, LOUD),
+        story=("delete", "refresh"),
+    ),
     Leak(
         15, "warm start from sibling orders", "memory", planted(SiblingWarmStart), (CLEANROOM, NEVER, LOUD),
         story=("delete beside", "refresh", "delete"), needs=with_three_orders,

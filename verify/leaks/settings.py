@@ -9,6 +9,7 @@ multiple of every batch size here.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -103,8 +104,9 @@ class Corpus:
 
 
 def victim_slot(layout: Layout, number: int) -> tuple[int, int]:
-    """Return the slot of victim ``number``: over all shards in turn, and over all slices."""
-    return number % layout.shards, (1 - number) % layout.slices
+    """Return the slot of victim ``number``: over all shards in turn, and over all slices; none comes twice before all have."""
+    turns = number // math.lcm(layout.shards, layout.slices)
+    return number % layout.shards, (1 - number - turns) % layout.slices
 
 
 def make_corpus(setting: Setting, number: int) -> Corpus:
