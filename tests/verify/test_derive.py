@@ -160,3 +160,18 @@ def test_tensors_digest_by_hand() -> None:
     assert derive.tensors_digest({"a": torch.tensor(0.0)}) != derive.tensors_digest({"a": torch.tensor(-0.0)})
     empty = derive.tensors_digest({"a": torch.zeros(0, 2, dtype=torch.bfloat16)})
     assert empty == hashlib.sha256(b'["a","bfloat16",[0,2]]\x00').hexdigest()
+
+
+def test_the_tree_splits_as_rfc_6962_says() -> None:
+    def slow(leaves: list[bytes]) -> bytes:
+        if len(leaves) < 2:
+            return hashlib.sha256(b"\x00" + leaves[0] if leaves else b"").digest()
+        half = 1
+        while 2 * half < len(leaves):
+            half *= 2
+        return hashlib.sha256(b"\x01" + slow(leaves[:half]) + slow(leaves[half:])).digest()
+
+    for count in range(20):
+        leaves = [bytes([number]) * 32 for number in range(count)]
+        assert derive.merkle_root(leaves) == slow(leaves).hex()
+    assert derive.key_commitment(KEY) == hashlib.sha256(b"s3t slot key v1\x00" + KEY).hexdigest()

@@ -1,0 +1,304 @@
+"""Evidence, word for word: each damage is one problem, and whatever else can be read is read all the same."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from s3t.errors import RunError
+from s3t.records import canonical_json, sha256
+from verify.evidence import Entry, Evidence, entry_digest, read_evidence
+
+
+def sql(database: str, *statements: str) -> Callable[[Any], None]:
+    def spoil(run: Any) -> None:
+        connection = sqlite3.connect(run.folder / database)
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+    return spoil
+
+
+def write(name: str, raw: bytes) -> Callable[[Any], None]:
+    return lambda run: (run.folder / name).write_bytes(raw)
+
+
+def erase(name: str) -> Callable[[Any], None]:
+    return lambda run: (run.folder / name).unlink()
+
+
+def seal(kind: str, body: str) -> Callable[[Any], None]:
+    def spoil(run: Any) -> None:
+        seq, previous = len(run.entries) + 1, run.entries[-1][4]
+        run.ledger.execute(
+            "INSERT INTO entries VALUES(?,?,?,?,?)",
+            (seq, kind, body, previous, entry_digest(seq, kind, body, previous)),
+        )
+        run.ledger.commit()
+
+    return spoil
+
+
+UNDERIVABLE = "slots and tags cannot be derived"
+LEAVES = "commitments holds {} bytes, not 32 for each of the 16 rows committed to"
+EXACT: dict[str, tuple[Callable[[Any], None], str]] = {
+    "no key": (erase("secret.key"), f"secret.key is missing: {UNDERIVABLE}"),
+    "key not hex": (write("secret.key", b"zz"), f"secret.key is not hex: {UNDERIVABLE}"),
+    "key not ASCII": (write("secret.key", b"\xff\xfe"), f"secret.key is not hex: {UNDERIVABLE}"),
+    "key short": (write("secret.key", b"00" * 31), f"secret.key has 31 bytes, not 32: {UNDERIVABLE}"),
+    "key long": (write("secret.key", b"00" * 33), f"secret.key has 33 bytes, not 32: {UNDERIVABLE}"),
+    "no commitments": (
+        erase("commitments"),
+        "commitments is missing: nothing says what was committed to before training",
+    ),
+    "leaf torn": (
+        lambda run: write("commitments", (run.folder / "commitments").read_bytes()[:-1])(run),
+        LEAVES.format(511),
+    ),
+    "leaf lost": (
+        lambda run: write("commitments", (run.folder / "commitments").read_bytes()[32:])(run),
+        LEAVES.format(480),
+    ),
+    "leaf more": (
+        lambda run: write("commitments", (run.folder / "commitments").read_bytes() + bytes(32))(run),
+        LEAVES.format(544),
+    ),
+    "no records": (erase("records.sqlite"), "records.sqlite is missing"),
+    "records no database": (
+        lambda run: (erase("records.sqlite")(run), write("records.sqlite", b"x" * 200)(run)),
+        "records.sqlite cannot be read: file is not a database",
+    ),
+    "ledger without table": (
+        lambda run: (erase("ledger.sqlite")(run), write("ledger.sqlite", b"")(run)),
+        "ledger.sqlite cannot be read: no such table: entries",
+    ),
+    "entry lost": (
+        sql("ledger.sqlite", "DELETE FROM entries WHERE seq=4"),
+        "ledger.sqlite: entry 4 is missing (found 5)",
+    ),
+    "digest edited": (
+        sql("ledger.sqlite", "UPDATE entries SET digest='00' WHERE seq=3"),
+        "ledger.sqlite: the hash chain breaks at entry 3 (train)",
+    ),
+    "previous edited": (
+        sql("ledger.sqlite", "UPDATE entries SET previous='00' WHERE seq=3"),
+        "ledger.sqlite: the hash chain breaks at entry 3 (train)",
+    ),
+    "body not JSON": (seal("train", "{"), "ledger.sqlite: the body of entry 10 is not JSON"),
+    "kind unknown": (seal("gossip", "{}"), "ledger.sqlite: entry 10 is of unknown kind 'gossip'"),
+    "stray lacks": (seal("stray", "{}"), "ledger.sqlite: entry 10 (stray) lacks 'tags'"),
+    "extend lacks": (seal("extend", '{"to":2}'), "ledger.sqlite: entry 10 (extend) lacks 'budget'"),
+    "body no object": (seal("request", '["tags"]'), "ledger.sqlite: entry 10 (request) lacks 'tags'"),
+    "second create": (
+        seal("create", '{"run":"","rows":0,"root":"","key":""}'),
+        "ledger.sqlite has more than one create entry",
+    ),
+    "run edited": (
+        lambda run: write("run.json", json.dumps(run.run | {"seed": 8}).encode())(run),
+        "run.json is not the one that the ledger was created for: its SHA-256 differs",
+    ),
+    "content torn": (
+        sql("records.sqlite", "UPDATE records SET content=x'7b' WHERE id='row-001'"),
+        "records.sqlite: the content of record 'row-001' cannot be read (JSONDecodeError)",
+    ),
+    "content without id": (
+        sql("records.sqlite", "UPDATE records SET content='{\"inputs\":{},\"label\":0}' WHERE id='row-001'"),
+        "records.sqlite: the content of record 'row-001' cannot be read (KeyError)",
+    ),
+    "content a list": (
+        sql("records.sqlite", "UPDATE records SET content='[]' WHERE id='row-001'"),
+        "records.sqlite: the content of record 'row-001' cannot be read (TypeError)",
+    ),
+    "inputs a list": (
+        sql("records.sqlite", 'UPDATE records SET content=\'{"id":"a","inputs":[],"label":0}\' WHERE id=\'row-001\''),
+        "records.sqlite: the content of record 'row-001' cannot be read (AttributeError)",
+    ),
+    "label negative": (
+        sql("records.sqlite", 'UPDATE records SET content=\'{"id":"a","inputs":{},"label":-1}\' WHERE id=\'row-001\''),
+        "records.sqlite: the content of record 'row-001' cannot be read (DataError)",
+    ),
+    "content of another": (
+        sql("records.sqlite", "UPDATE records SET id='row-0x1' WHERE id='row-001'"),
+        "records.sqlite: the content of record 'row-0x1' is not its canonical form",
+    ),
+    "content with spaces": (
+        sql("records.sqlite", "UPDATE records SET content=content || ' ' WHERE id='row-001'"),
+        "records.sqlite: the content of record 'row-001' is not its canonical form",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_each_damage_says_exactly_this(forge: Callable[..., Any], name: str) -> None:
+    spoil, message = EXACT[name]
+    run = forge()
+    spoil(run)
+    assert read_evidence(run.folder).problems == (message,)
+
+
+def test_without_a_ledger_or_its_first_entry(forge: Callable[..., Any]) -> None:
+    run = forge()
+    sql("ledger.sqlite", "DELETE FROM entries")(run)
+    found = read_evidence(run.folder)
+    assert found.problems == ("ledger.sqlite does not begin with a create entry",)
+    assert found.checked == {"run": found.run_digest, "entries": 0, "head": ""}
+    assert len(found.leaves) == 16
+    (run.folder / "ledger.sqlite").unlink()
+    found = read_evidence(run.folder)
+    assert found.problems == ("ledger.sqlite is missing",)
+    assert (found.entries, len(found.rows), len(found.leaves)) == ((), 19, 16)
+
+
+def test_a_ledger_that_begins_otherwise(forge: Callable[..., Any]) -> None:
+    run = forge()
+    sql("ledger.sqlite", "DELETE FROM entries")(run)
+    body = canonical_json({"budget": 2, "rows": 16}).decode()
+    run.ledger.execute("INSERT INTO entries VALUES(1,'extend',?,'',?)", (body, entry_digest(1, "extend", body, "")))
+    run.ledger.commit()
+    assert read_evidence(run.folder).problems == ("ledger.sqlite does not begin with a create entry",)
+
+
+def test_a_ledger_is_read_up_to_the_break(forge: Callable[..., Any]) -> None:
+    for spoil in (
+        sql("ledger.sqlite", "UPDATE entries SET digest='00' WHERE seq=4"),
+        sql("ledger.sqlite", "DELETE FROM entries WHERE seq=4"),
+    ):
+        run = forge()
+        spoil(run)
+        assert [entry.seq for entry in read_evidence(run.folder).entries] == [1, 2, 3]
+    run = forge()
+    seal("gossip", "{}")(run)
+    assert len(read_evidence(run.folder).entries) == 9
+
+
+def test_a_break_in_one_file_hides_nothing_of_the_others(forge: Callable[..., Any]) -> None:
+    run = forge()
+    for spoil in (erase("secret.key"), erase("commitments"), erase("records.sqlite"), erase("ledger.sqlite")):
+        spoil(run)
+    found = read_evidence(run.folder)
+    assert [problem.split()[0] for problem in found.problems] == [
+        "secret.key",
+        "ledger.sqlite",
+        "records.sqlite",
+        "commitments",
+    ]
+    assert (found.key, found.entries, found.rows, found.leaves) == (b"", (), (), ())
+
+
+def test_whole_evidence_field_by_field(forge: Callable[..., Any]) -> None:
+    run = forge()
+    run.delete("row-003")
+    found = read_evidence(str(run.folder))
+    raw = (run.folder / "run.json").read_bytes()
+    assert found.folder == run.folder
+    assert found.run == run.run
+    assert found.run_digest == sha256(raw)
+    assert found.key == bytes(range(32))
+    assert [(e.seq, e.kind, e.body, e.digest) for e in found.entries] == [
+        (seq, kind, json.loads(body), digest) for seq, kind, body, _, digest in run.entries
+    ]
+    assert found.checked == {"run": sha256(raw), "entries": 10, "head": run.entries[-1][4]}
+    left = sorted((row for row in run.rows), key=lambda row: row[1])
+    told = [(r.tag, r.record.id, r.shard, r.slice, r.split, r.salt, r.commitment, r.content) for r in found.rows]
+    assert told == left
+    assert b"".join(found.leaves) == (run.folder / "commitments").read_bytes()
+    assert {len(leaf) for leaf in found.leaves} == {32}
+    assert [row.record.id for row in found.train] == sorted(row[1] for row in left if row[4] == "train")
+    assert found.split("validation") == ()
+
+
+def test_rows_are_told_in_order_of_ids_however_they_are_stored() -> None:
+    from s3t.records import Record
+    from verify.evidence import Row
+
+    def row(name: str, split: str) -> Row:
+        return Row("", None, None, split, None, None, b"", Record(name, {"text": "x"}, 0))
+
+    rows = (row("b", "train"), row("a", "train"), row("d", "test"), row("c", "test"))
+    evidence = Evidence(None, {}, "", b"", (), rows, ())  # type: ignore[arg-type]
+    assert [r.record.id for r in evidence.train] == ["a", "b"]
+    assert [r.id for r in evidence.split("test")] == ["c", "d"]
+    assert evidence.leaves == ()
+    assert Entry(1, "stray", {}).digest == ""
+
+
+def test_salts_and_contents_may_be_stored_as_text(forge: Callable[..., Any]) -> None:
+    run = forge()
+    before = read_evidence(run.folder).rows
+    sql("records.sqlite", "UPDATE records SET salt=lower(hex(salt)), content=CAST(content AS TEXT)")(run)
+    found = read_evidence(run.folder)
+    assert (found.rows, found.problems) == (before, ())
+
+
+def test_one_unreadable_row_hides_no_other(forge: Callable[..., Any]) -> None:
+    run = forge()
+    sql(
+        "records.sqlite",
+        "UPDATE records SET content=x'7b' WHERE id='row-001'",
+        "UPDATE records SET id='row-0x2' WHERE id='row-002'",
+    )(run)
+    found = read_evidence(run.folder)
+    assert len(found.problems) == 2
+    assert len(found.rows) == 17
+
+
+NO_RUN: dict[str, tuple[Any, str]] = {
+    "cut": (b"{", r"^'{path}' is not JSON \(.+\); restore it from a backup$"),
+    "not UTF-8": (b"\xff\xfe\xff", r"^'{path}' is not JSON \(.+\); restore it from a backup$"),
+    "a list": (b"[]", "^'{path}' has format 'list'; this verifier reads format 2. Train anew$"),
+    "no format": (b"{}", "^'{path}' has format None; this verifier reads format 2. Train anew$"),
+    "format 1": (b'{"format":1}', "^'{path}' has format 1; this verifier reads format 2. Train anew$"),
+    "bare": (
+        b'{"format":2}',
+        "^'{path}' lacks the key 's3t'; a run has format, s3t, kernel, plan, recipe, model, data, seed$",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_RUN)
+def test_what_is_no_run_says_exactly_this(forge: Callable[..., Any], name: str) -> None:
+    raw, message = NO_RUN[name]
+    run = forge()
+    write("run.json", raw)(run)
+    with pytest.raises(RunError, match=message.format(path=run.folder / "run.json")):
+        read_evidence(run.folder)
+
+
+def test_no_folder_and_an_empty_folder(forge: Callable[..., Any]) -> None:
+    run = forge()
+    erase("run.json")(run)
+    with pytest.raises(
+        RunError,
+        match=f"^'{run.folder}' holds no run.json, so it is no run folder; give the one that `s3t fit` wrote$",
+    ):
+        read_evidence(run.folder)
+    nothing = run.folder / "nothing"
+    message = f"^there is no run folder '{nothing}'; give the folder that `s3t fit` wrote$"
+    with pytest.raises(RunError, match=message):
+        read_evidence(nothing)
+    nothing.write_text("")
+    with pytest.raises(RunError, match=message):
+        read_evidence(nothing)
+
+
+@pytest.mark.parametrize("key", ["s3t", "kernel", "plan", "recipe", "model", "data", "seed"])
+def test_every_key_of_a_run_is_needed(forge: Callable[..., Any], key: str) -> None:
+    run = forge()
+    write("run.json", json.dumps({k: v for k, v in run.run.items() if k != key}).encode())(run)
+    with pytest.raises(RunError, match=f"lacks the key '{key}'"):
+        read_evidence(run.folder)
+
+
+def test_reading_leaves_the_databases_free_and_unchanged(forge: Callable[..., Any]) -> None:
+    run = forge()
+    before = (run.folder / "ledger.sqlite").read_bytes()
+    read_evidence(run.folder)
+    run.ledger.execute("BEGIN EXCLUSIVE")
+    run.ledger.rollback()
+    assert (run.folder / "ledger.sqlite").read_bytes() == before
