@@ -132,11 +132,10 @@ class System:
         request = requests.delete(run, ids)
         if not request.fresh:
             requests.recover(run, facts)  # an earlier request that was cut short is completed now
-            return Receipt("", (), request.already, (), (), self._offline(), Cost())
+            cost = self._made_good()
+            return Receipt("", (), request.already, (), (), self._offline(), cost)
         dropped = self._drop(before)
-        cost = Cost(seconds=time.perf_counter() - started)
-        if self.config.plan.eager:
-            cost += self._build(None, down=True)
+        cost = Cost(seconds=time.perf_counter() - started) + self._made_good()
         return Receipt(request.name, request.fresh, request.already, request.slots, dropped, self._offline(), cost)
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
@@ -256,6 +255,11 @@ class System:
         if self._serving:
             self._serving.drop(facts)
         return tuple(sorted(dropped))
+
+    def _made_good(self) -> Cost:
+        """An eager plan trains what is missing within the deletion; a lazy one serves what is left."""
+        facts = self._opened()[1]
+        return self._build(None, down=True) if self.config.plan.eager and facts.missing() else Cost()
 
     def _offline(self) -> tuple[int, ...]:
         _, facts = self._opened()

@@ -124,3 +124,23 @@ def test_sequential_continues_one_adapter_and_serves_its_last_snapshot(tmp_path:
 def test_baselines_take_several_orders_too() -> None:
     for plan in (plans.sequential(Layout(1, 3, 6), RECIPE, 6), plans.sisa(Layout(1, 3, 6), RECIPE, 6)):
         assert len(plan.orders) == 6
+
+
+def test_an_eager_deletion_that_was_cut_short_is_made_good_by_repeating_it(
+    tmp_path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from s3t.building import Builder
+
+    plan = plans.sisa(LAYOUT, RECIPE, tiny.layers)
+    system, whole = _fit(tmp_path / "run", tiny, plan, RECORDS), _first(0, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Builder, "train", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            system.delete([whole])
+    assert system.provenance().claim == "non-interference"
+    receipt = system.delete([whole])
+    assert (receipt.already, receipt.deleted, receipt.offline) == ((whole,), (), ())
+    assert receipt.cost.nodes == LAYOUT.slices and receipt.cost.down_seconds > 0
+    assert system.provenance().claim == "retrained"
+    assert system.delete([whole]).cost.nodes == 0
+    system.close()

@@ -29,6 +29,9 @@ LEVELS = ("E0", "E1a", "E1b", "E1c", "E2", "E3", "E4")
 DEFAULT = ("E0", "E1a", "E1b")
 """What is checked unless told otherwise: the levels that decide bit for bit at the cost of about one more training."""
 
+REFERENCES = ("E1b", "E1c", "E4")
+"""Levels that compare bits with systems that are trained here."""
+
 BLACK_BOX = ("E1c", "E2", "E3", "E4")
 """Levels that need the deleted records and further systems, and nothing of a run folder."""
 
@@ -93,14 +96,23 @@ def audit(
 
         how: Any = {"isolate": isolate, "scope": scope, "kernel": kernel, "sample": sample, "sample_seed": nonce}
         found += check_cleanroom(system, provenance, evidence, state, **how)
-    if "E1b" in wanted:
+    foreign = _elsewhere(state) if set(wanted) & set(REFERENCES) else ""
+    able = [level for level in wanted if not (foreign and level in REFERENCES)]
+    found += [Finding(level, Verdict.UNDECIDED, foreign) for level in wanted if level not in able]
+    if "E1b" in able:
         from verify.counterfactual import check_counterfactual
 
         found += check_counterfactual(system, evidence, state, lab, progress, gone, records)
-    further = [level for level in wanted if level in BLACK_BOX]
+    further = [level for level in able if level in BLACK_BOX]
     if further:
         found += _black_box(system, evidence, state, lab, records, further, effort or Effort(), progress)
     return report(found, provenance, notes)
+
+
+def _elsewhere(state: State) -> str:
+    from verify.reference import elsewhere
+
+    return elsewhere(state)
 
 
 def _black_box(

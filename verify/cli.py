@@ -10,16 +10,17 @@ import dataclasses
 import importlib
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from s3t.contract import UnlearningSystem
 from s3t.errors import S3TError
-from verify.audit import DEFAULT, LEVELS, audit, resolve_levels
+from verify.audit import DEFAULT, LEVELS, REFERENCES, audit, resolve_levels
 from verify.case import Event
 from verify.effort import Effort
-from verify.evidence import read_evidence
+from verify.evidence import Evidence, read_evidence
 from verify.laboratory import RunLab
 from verify.report import LIMITS, Finding, Report, Verdict
 
@@ -120,29 +121,50 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
             records, why = source_records(evidence)
         except SourceChangedError as error:
             changed = Finding("evidence", Verdict.UNDECIDED, f"{error}; restore it, or say --no-source")
-    system: Any = opener(given.run)
-    try:
-        report = audit(
-            system,
-            given.run,
-            levels=levels,
-            isolate=not given.no_isolate,
-            lab=RunLab(evidence),
-            records=records,
-            scope="surviving" if given.all_nodes else "served",
-            kernel="oracle" if given.oracle else "shared",
-            sample=given.sample,
-            nonce=secrets.randbits(32) if given.nonce is None else given.nonce,
-            effort=_effort(given, levels),
-        )
-    finally:
-        getattr(system, "close", lambda: None)()
+    effort = _effort(given, levels)
+    with _threads_of(evidence if set(levels) & set(REFERENCES) else None):
+        system: Any = opener(given.run)
+        try:
+            report = audit(
+                system,
+                given.run,
+                levels=levels,
+                isolate=not given.no_isolate,
+                lab=RunLab(evidence),
+                records=records,
+                scope="surviving" if given.all_nodes else "served",
+                kernel="oracle" if given.oracle else "shared",
+                sample=given.sample,
+                nonce=secrets.randbits(32) if given.nonce is None else given.nonce,
+                effort=effort,
+            )
+        finally:
+            getattr(system, "close", lambda: None)()
     if changed:
         report = dataclasses.replace(report, findings=(changed, *report.findings))
     elif records is None and "E0" in levels:
         note = f"not run: comparison of rows with the source data ({why})"
         report = dataclasses.replace(report, notes=(*report.notes, note))
     return _attested(report, given) if given.certificate else report
+
+
+@contextmanager
+def _threads_of(evidence: Evidence | None) -> Iterator[None]:
+    """Let references train on as many threads as the run did, if that is one number; bits depend on it."""
+    entries = evidence.entries if evidence else ()
+    recorded = {entry.body["environment"].get("threads") for entry in entries if entry.kind == "train"}
+    threads = recorded.pop() if len(recorded) == 1 else None
+    if not isinstance(threads, int) or threads < 1:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _attested(report: Report, given: argparse.Namespace) -> Report:

@@ -13,10 +13,26 @@ from verify.case import SAME, CannotPlayError, Event, Lab, Variant, play
 from verify.compare import compare_tensors
 from verify.replay import differing, predicted, serving
 from verify.report import Finding, Verdict
-from verify.state import Node, node_name
+from verify.state import Node, State, node_name
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def elsewhere(state: State) -> str:
+    """Return why references made here cannot have the bits of what survives in ``state``, or nothing.
+
+    Bits are a function of the environment too (docs/DERIVATION.md, "Digests": it is part of every node's key).
+    """
+    from s3t.backbone import default_device, environment
+
+    here = environment(default_device())
+    for (shard, prefix), node in sorted(state.survivors.items()):
+        odd = sorted(name for name in {*here, *node.environment} if here.get(name) != node.environment.get(name))
+        if odd:
+            was, now = node.environment.get(odd[0]), here.get(odd[0])
+            return f"{node_name(shard, prefix)} was trained with {odd[0]} {was!r}, references are with {now!r}"
+    return ""
 
 
 def against_reference(

@@ -28,18 +28,40 @@ RAW_ID = 6
 RAW_INPUT = 12
 """Inputs of fewer bytes are common words; they are not searched (their record's id is)."""
 
+HEX = b"0123456789abcdef."
+"""Hexadecimal digits, and the point of a number."""
+
+PEFT_WORDS = (
+    "LORA",
+    "none",
+    "megatron.core",
+    "layer",
+    "layers",
+    "query",
+    "value",
+    "attn.q",
+    "attn.v",
+    "q_lin",
+    "v_lin",
+)
+"""Words that PEFT's configuration of an adapter holds, whatever the data."""
+
 CHUNK = 1 << 24
 
 
 @dataclass(frozen=True)
 class Needle:
-    """Bytes to search, at least 3. A hit inside an occurrence of one of ``excuses`` is of something retained."""
+    """Bytes to search, at least 3. A hit inside an occurrence of one of ``excuses`` is of something retained.
+
+    ``apart``: bytes that must not stand next to a hit. Ids of hexadecimal digits occur by chance inside digests and numbers.
+    """
 
     victim: str
     what: str
     data: bytes
     excuses: tuple[bytes, ...] = ()
     tensors: bool = True
+    apart: bytes = b""
 
 
 def check_residue(evidence: Evidence, victims: Sequence[Record], *, known: bool = False) -> list[Finding]:
@@ -86,7 +108,8 @@ def _twins(evidence: Evidence, victims: Sequence[Record]) -> Iterator[Finding]:
 def _needles(victim: Record, kept: Sequence[bytes]) -> Iterator[Needle]:
     name = victim.id.encode()
     if len(name) >= RAW_ID:
-        yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k))
+        apart = HEX if set(name) <= set(HEX) else b""
+        yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k), apart=apart)
     else:
         quoted = b'"' + name + b'"'
         excuses = (quoted + b":", *(k for k in kept if quoted in k))
@@ -98,9 +121,9 @@ def _needles(victim: Record, kept: Sequence[bytes]) -> Iterator[Needle]:
 
 
 def _declared(evidence: Evidence) -> list[bytes]:
-    """Return the declared words of run.json as they stand there: no record gave them.
+    """Return the declared words of run, ledger and adapters as they stand there: no record gave them.
 
-    Only those of the documented keys; whatever else stands in run.json is not excused.
+    Only those of the documented keys; whatever else stands there is not excused.
     """
     run = evidence.run
     data, model, plan = run["data"], run["model"], run["plan"]
@@ -111,6 +134,10 @@ def _declared(evidence: Evidence) -> list[bytes]:
         *(stage[name] for stage in plan["stages"] for name in ("adapter", "kind")),
     ]
     words += [value for value in run["recipe"].values() if isinstance(value, str)]
+    words += [word for value in run["recipe"].values() if isinstance(value, list) for word in value]
+    trained = [entry.body["environment"] for entry in evidence.entries if entry.kind == "train"]
+    words += {value for environment in trained for value in environment.values() if isinstance(value, str)}
+    words += PEFT_WORDS
     return [json.dumps(word, ensure_ascii=flag).encode() for word in words for flag in (False, True)]
 
 
@@ -172,4 +199,7 @@ class Search:
 
 def _excused(raw: bytes, start: int, needle: Needle) -> bool:
     stop = start + len(needle.data)
+    beside = raw[max(0, start - 1) : start] + raw[stop : stop + 1]
+    if any(byte in needle.apart for byte in beside):
+        return True
     return any(raw.find(e, max(0, stop - len(e)), start + len(e)) >= 0 for e in needle.excuses)

@@ -290,3 +290,33 @@ def test_command_line(live: Any, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(live.folder / "nodes", live.folder / "nodes.bak")
     assert main([str(live.folder), "--level", "E0", "--json"]) == 1
     assert "nodes.bak" in capsys.readouterr().out
+
+
+def test_references_made_elsewhere_are_undecided(live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    live.system.delete(DELETED)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        report = live.audit("E1b", "E1c", "E4")
+    finally:
+        torch.set_num_threads(threads)
+    assert {f.check: f.verdict for f in report.findings} == dict.fromkeys(("E1b", "E1c", "E4"), Verdict.UNDECIDED)
+    assert f"was trained with threads {threads}, references are with {threads + 1}" in report.findings[0].message
+
+
+def test_the_command_line_trains_references_on_the_threads_of_the_run(live: Any) -> None:
+    import torch
+
+    from verify.cli import main
+
+    live.system.delete(DELETED)
+    live.system.close()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        assert main([str(live.folder), "--level", "E1b"]) == 0
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)

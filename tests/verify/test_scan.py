@@ -294,7 +294,7 @@ def test_a_half_made_run_beside_the_folder(forge: Callable[..., Any]) -> None:
 def test_a_short_id_that_is_also_a_declared_word_is_no_residue(forge: Callable[..., Any]) -> None:
     """Found by the soak: record "2" was deleted, and run.json says that kernel "2" trained it."""
     run = forge()
-    words = [run.run["kernel"], run.run["s3t"], "lora", "block-00", "mean-logits"]
+    words = [run.run["kernel"], run.run["s3t"], "lora", "block-00", "mean-logits", "0", "query", "none"]
     for word in words:
         (found,) = check_residue(run.read()[0], [Record(word, {"text": "a text that is nowhere else"}, 0)])
         assert found.verdict is Verdict.HOLDS, word
@@ -302,3 +302,19 @@ def test_a_short_id_that_is_also_a_declared_word_is_no_residue(forge: Callable[.
     (run.folder / "run.json").write_text(json.dumps({**raw, "note": ["77"]}))
     (found,) = check_residue(run.read()[0], [Record("77", {"text": "a text that is nowhere else"}, 0)])
     assert found.verdict is Verdict.VIOLATED
+
+
+def test_digits_inside_digests_and_numbers_are_no_residue(forge: Callable[..., Any]) -> None:
+    run = forge()
+    victim = Record("abc123", {"text": "a text that is nowhere else"}, 0)
+    for beside, verdict in [
+        ("00abc1239f", Verdict.HOLDS), ("0.abc123", Verdict.HOLDS), ("abc1234", Verdict.HOLDS),
+        ("abc123", Verdict.VIOLATED), ("user-abc123,", Verdict.VIOLATED), ("00abc1239f abc123", Verdict.VIOLATED),
+    ]:  # fmt: skip
+        (run.folder / "nodes" / "note.txt").write_text(beside)
+        found = check_residue(run.read()[0], [victim])
+        assert combine(f.verdict for f in found) is verdict, beside
+    word = Record("user-abc123", {"text": "a text that is nowhere else"}, 0)
+    assert check_residue(run.read()[0], [word])[0].verdict is Verdict.HOLDS
+    (run.folder / "nodes" / "note.txt").write_text("00user-abc123ff")
+    assert check_residue(run.read()[0], [word])[0].verdict is Verdict.VIOLATED, "such an id is searched anywhere"
