@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 SCHEMA = 1
-QUESTIONS = ("capacity", "cost", "accuracy", "latency", "storage")
+QUESTIONS = ("capacity", "cost", "accuracy", "latency", "storage", "audit")
 PROFILES = ("smoke", "quick", "health", "full")
 KINDS = ("measured", "derived", "claimed", "simulated")
 STATUSES = ("ok", "failed", "not-run")
@@ -56,7 +56,7 @@ class Row:
     type or not finite, "ok" without a value, or anything else without a reason.
     """
 
-    question: Literal["capacity", "cost", "accuracy", "latency", "storage"]
+    question: Literal["capacity", "cost", "accuracy", "latency", "storage", "audit"]
     profile: Literal["smoke", "quick", "health", "full"]
     method: str
     budget: int

@@ -44,8 +44,8 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
     for (profile, shards, slices), bears in rest.groupby(["profile", "shards", "slices"]):
         setting = Setting(str(profile), "", "", int(str(shards)), int(str(slices)))
         _show(console, _table(str(setting), frame.iloc[:0], bears))
-    latency = frame[(frame["question"] == "latency") & (frame["status"] == "ok")]
-    for row in latency.itertuples():
+    single = frame[frame["question"].isin(["latency", "audit"]) & (frame["status"] == "ok")]
+    for row in single.itertuples():
         name = label(str(row.method), int(str(row.budget)))
         told = f"{row.metric} {row.value:.3g} {row.unit} (n = {row.n}, {row.data}, {row.model}, {row.profile} profile)"
         console.print(f"{name}: {told}", markup=False, soft_wrap=True)
