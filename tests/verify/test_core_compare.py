@@ -93,6 +93,7 @@ def test_a_tensor_that_is_not_contiguous_or_needs_gradients() -> None:
 
 def test_an_unexpected_integer_next_to_a_float() -> None:
     assert compare_tensors({}, {}) == []
+    assert compare_tensors({"a": ZERO, "b": ZERO}, {"a": ZERO.clone(), "b": ZERO + 1})[0].tensor == "b"
     found = compare_tensor("t", torch.tensor([True, False]), torch.tensor([True, True]))
     assert found is not None
     assert (found.ulps, found.message) == (None, "1 of 2 elements differ, first at [1]")

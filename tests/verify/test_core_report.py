@@ -134,3 +134,9 @@ def test_findings_and_limits_stay_as_they_were_given() -> None:
     told["details"]["ulps"] = 4
     assert FOUND[2].details == {"ulps": 3}
     assert len(LIMITS) == 6
+
+
+def test_exit_codes_and_the_first_of_a_kind() -> None:
+    assert {verdict: verdict.exit_code for verdict in Verdict} == {H: 0, V: 1, U: 3}
+    assert WHOLE.first(U) is FOUND[1]
+    assert Report("", "", "", (), ()).first(H) is None

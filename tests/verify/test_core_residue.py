@@ -252,3 +252,56 @@ def test_memory_stays_bounded_by_windows(tmp_path: Path, monkeypatch: Any) -> No
     assert len(Search([Needle("v", "id", b"abcabd")]).in_file(path)) == 1
     assert max(seen) <= 64 + 64 + 2 * 6
     assert len(seen) > 50
+
+
+@pytest.mark.parametrize("name", ["abc123", "0.1234", "123456"])
+def test_ids_of_hexadecimal_digits_must_stand_apart(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "file"
+    for beside in "0123456789abcdef.":
+        for text in (beside + name, name + beside, f"{beside}{name}{beside}", f" {name}{beside}"):
+            path.write_text(text)
+            assert told(tmp_path, victim(name)) == [], text
+    for beside in ("", " ", "g", "-", '"', "A"):
+        path.write_text(beside + name + beside)
+        assert len(told(tmp_path, victim(name))) == 1, beside
+    path.write_text(f"0{name} {name}")
+    assert len(told(tmp_path, victim(name))) == 1
+    assert not told(tmp_path, victim(name, text=LONG), declared=[f" {name}".encode()])
+
+
+def test_other_ids_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("0user-abc1230")
+    assert len(told(tmp_path, victim("user-abc123"))) == 1
+
+
+def test_every_declared_word_is_excused_and_no_other(forge: Callable[..., Any]) -> None:
+    run = forge()
+    evidence, _ = run.read()
+    data = {"name": "d1", "source": "d2", "digest": "d3", "classes": ["d4"], "more": "x1"}
+    changed = dict(evidence.run) | {
+        "s3t": "a1",
+        "kernel": "a2",
+        "data": data,
+        "model": {"name": "m1", "digest": "m2", "layers": 4, "more": "x2"},
+        "plan": {"method": "p1", "stages": [{"adapter": "p2", "kind": "p3", "more": "x3"}], "orders": [[0]]},
+        "recipe": {"ensemble": "r1", "rank": 8, "targets": ["r2", "r3"]},
+        "more": "x4",
+    }
+    object.__setattr__(evidence, "run", changed)
+    for entry in evidence.entries:
+        if entry.kind == "train":
+            object.__setattr__(entry, "body", dict(entry.body) | {"environment": {"e": "e1", "threads": 1}})
+    declared = ["a1", "a2", "d1", "d2", "d3", "d4", "m1", "m2", "p1", "p2", "p3", "r1", "r2", "r3", "e1"]
+    declared += ["LORA", "none", "megatron.core", "layer", "layers", "query", "value", "attn.q", "attn.v", "q_lin"]
+    declared += ["v_lin"]
+    place = run.folder / "notes.json"
+    for word in declared:
+        if len(word) < 6:
+            place.write_text(json.dumps([word]))
+            assert {f.verdict for f in check_residue(evidence, [victim(word)])} == {Verdict.HOLDS}, word
+    for word in ("megatron.core", "attn.q"):
+        place.write_text(json.dumps([word]))
+        assert {f.verdict for f in check_residue(evidence, [victim(word)])} == {Verdict.HOLDS}, word
+    for word in ("x1", "x2", "x3", "x4", "Query", "LAYER"):
+        place.write_text(json.dumps([word]))
+        assert {f.verdict for f in check_residue(evidence, [victim(word)])} == {Verdict.VIOLATED}, word
