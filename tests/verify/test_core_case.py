@@ -126,3 +126,9 @@ def test_an_operation_that_fails_is_named(step: str) -> None:
     with pytest.raises(CannotPlayError, match=f"^the reference cannot be fitted: {step} failed$") as caught:
         play(Able(fails=step), RECORDS, HISTORY)  # type: ignore[arg-type]
     assert isinstance(caught.value.__cause__, DataError)
+
+
+def test_everything_may_be_deleted_at_once() -> None:
+    system = Able()
+    apply(system, Event("delete", ("a", "b"), ((0, 0),)), {"a", "b"})
+    assert system.told == [("delete", ["a", "b"])]

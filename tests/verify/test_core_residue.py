@@ -305,3 +305,14 @@ def test_every_declared_word_is_excused_and_no_other(forge: Callable[..., Any]) 
     for word in ("x1", "x2", "x3", "x4", "Query", "LAYER"):
         place.write_text(json.dumps([word]))
         assert {f.verdict for f in check_residue(evidence, [victim(word)])} == {Verdict.VIOLATED}, word
+
+
+def test_an_input_that_is_a_declared_word_is_excused_in_either_spelling(forge: Callable[..., Any]) -> None:
+    run = forge()
+    evidence, _ = run.read()
+    data = {"name": "", "source": "", "digest": "", "classes": ["Zürich und Umgebung"]}
+    object.__setattr__(evidence, "run", dict(evidence.run) | {"data": data})
+    for flag in (False, True):
+        (run.folder / "notes.json").write_text(json.dumps(["Zürich und Umgebung"], ensure_ascii=flag))
+        found = check_residue(evidence, [victim(text="Zürich und Umgebung")])
+        assert [f.verdict for f in found] == [Verdict.HOLDS], flag

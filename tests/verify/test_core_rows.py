@@ -182,3 +182,19 @@ def test_twins_have_the_same_inputs_and_label_under_another_id(forge: Callable[.
     assert duplicates(evidence, [victim]) == [("gone", "one"), ("gone", "three"), ("gone", "two")]
     assert duplicates(evidence, [records[2]]) == []
     assert duplicates(evidence, []) == []
+
+
+def test_the_source_adds_to_what_was_found_without_it(forge: Callable[..., Any]) -> None:
+    run = forge()
+    EXACT["tag"][0](run)
+    run.store.commit()
+    assert told(run, run.records[1:]) == [
+        (V, "record 'row-001' is stored under another record's tag"),
+        (V, "1 train rows were never handed in, first 'row-000'"),
+    ]
+
+
+def test_twins_may_have_fields_of_several_kinds_in_any_order(forge: Callable[..., Any]) -> None:
+    twin = Record("twin", {"b": b"raw", "a": "same", "c": "same"}, 0)
+    evidence, _ = forge(records=[twin]).read()
+    assert duplicates(evidence, [Record("gone", {"c": "same", "a": "same", "b": b"raw"}, 0)]) == [("gone", "twin")]

@@ -214,3 +214,24 @@ def test_the_walk_is_sorted_and_follows_no_link(tmp_path: Path) -> None:
         ("b/z", "file"),
         ("c", "link"),
     ]
+
+
+def test_a_run_without_nodes_keeps_its_empty_folder(forge: Callable[..., Any]) -> None:
+    run = forge(shards=1, slices=1, budget=1)
+    run.delete("row-000")
+    assert list((run.folder / "nodes").iterdir()) == []
+    assert told(run) == [(H, "5 files: all declared, of surviving nodes, and as recorded; nothing else is there", None)]
+
+
+def test_the_kind_of_a_node_is_that_of_its_own_stage(forge: Callable[..., Any]) -> None:
+    run = forge(shards=1, slices=2, budget=1)
+    evidence, state = run.read()
+    full = dataclasses.replace(state.plan.stages[1], kind="full")
+    plan = dataclasses.replace(state.plan, stages=(state.plan.stages[0], full))
+    named = [
+        (f.node, f.message)
+        for f in check_scan(evidence, dataclasses.replace(state, plan=plan))
+        if "which no node has" in f.message
+    ]
+    odd = "the ledger gives it the file 'adapter_config.json', which no node has"
+    assert named == [("shard 0, slices 0-1", odd)]

@@ -167,3 +167,10 @@ def test_the_last_extension_counts_and_without_one_the_plan() -> None:
     assert orders_now(plan, [Entry(2, "extend", {"budget": 1})]) == ((0, 1, 2),)
     entries = [Entry(2, "extend", {"budget": 5}), Entry(3, "extend", {"budget": 2})]
     assert orders_now(plan, entries) == cyclic(3, 2)
+
+
+def test_many_nodes_trained_again_are_one_refresh() -> None:
+    again = [train(2, 0, [0]), train(3, 0, [0, 1]), train(4, 0, [0]), train(5, 0, [0, 1])]
+    assert history(again) == (Event("refresh"),)
+    later = [*again, request(6, [], [0, 0]), request(7, [], [0, 1]), train(8, 0, [0]), train(9, 0, [0, 1])]
+    assert history(later)[1:] == (Event("retire", slots=((0, 0),)), Event("retire", slots=((0, 1),)), Event("refresh"))
