@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from s3t.contract import NodeFacts, Provenance, ServedChain
-from s3t.records import Recipe, sha256
+from s3t.records import Recipe, Record, sha256
 from verify import derive
 from verify.lineage import check_lineage
 
@@ -190,7 +190,7 @@ def test_deleted_reads_are_told_by_tag(forge: Callable[..., Any]) -> None:
     reads = honest.chains[0].nodes[0].reads | {"row-000", "row-001"}
     evidence, state = run.read()
     (found,) = check_lineage(node(honest, 0, 0, reads=reads), evidence, state)
-    assert found.message == "2 deleted records are in its read set"
+    assert (found.node, found.message) == ("shard 1, slices 0", "2 deleted records are in its read set")
     assert found.details == {"tags": sorted(derive.tag(evidence.key, f"row-00{i}") for i in (0, 1))}
 
 
@@ -208,7 +208,9 @@ def test_foreign_and_unread_rows_are_counted_and_the_first_is_named(forge: Calla
 
 @pytest.mark.parametrize("epochs", [0.5, 1.5])
 def test_only_rows_that_an_epoch_visits_must_be_read(forge: Callable[..., Any], epochs: float) -> None:
-    run = forge(shards=1, recipe=Recipe(epochs=epochs))
+    run = forge(
+        shards=1, recipe=Recipe(epochs=epochs), records=[Record(f"{i:03d}", {"text": "x"}, 0) for i in range(60)]
+    )
     honest = run.provenance()
     one = honest.chains[0].nodes[0]
     ids = sorted(one.reads)
@@ -294,3 +296,19 @@ def test_a_damaged_node_hides_no_other(forge: Callable[..., Any]) -> None:
     assert found[1][1] == "shard 0, slices 1-2-0"
     assert len(found) == 3
     assert sha256(b"") != run.trained[0, (0,)]
+
+
+def test_each_stage_visits_as_its_own_epochs_say(forge: Callable[..., Any]) -> None:
+    run = forge(shards=1, slices=2, budget=1)
+    evidence, state = run.read()
+    half = dataclasses.replace(state.plan.stages[0], epochs=0.5)
+    state = dataclasses.replace(state, plan=dataclasses.replace(state.plan, stages=(half, state.plan.stages[1])))
+    ids = [row.record.id for row in state.rows(0, (0,))]
+    seen = derive.visited(ids, derive.seed(7, 0, (0,), "batches"), 0.5)
+    honest = run.provenance()
+    for reads, unread in ((seen, 0), (seen - {min(seen)}, 1)):
+        found = check_lineage(node(honest, 0, 0, reads=reads), evidence, state)
+        assert sum("never read" in f.message for f in found) == unread
+    less = frozenset(sorted(honest.chains[0].nodes[1].reads)[1:])
+    found = check_lineage(node(honest, 0, 1, reads=less), evidence, state)
+    assert sum("never read" in f.message for f in found) == 1

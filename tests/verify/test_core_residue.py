@@ -67,6 +67,7 @@ def test_every_file_is_searched(tmp_path: Path, place: Path) -> None:
 FORMS: dict[str, tuple[Any, bytes]] = {
     "raw": ("Zürich und drei Wörter", "Zürich und drei Wörter".encode()),
     "JSON": ('he said "yes" twice', b'he said \\"yes\\" twice'),
+    "JSON with letters": ('Zürich said "yes"', 'Zürich said \\"yes\\"'.encode()),
     "JSON in ASCII": ("Zürich und drei Wörter", b"Z\\u00fcrich und drei W\\u00f6rter"),
     "bytes": (b"\x00\x01raw bytes here", b"\x00\x01raw bytes here"),
     "base64": (b"\x00\x01raw bytes here", base64.b64encode(b"\x00\x01raw bytes here")),
@@ -254,7 +255,7 @@ def test_memory_stays_bounded_by_windows(tmp_path: Path, monkeypatch: Any) -> No
     assert len(seen) > 50
 
 
-@pytest.mark.parametrize("name", ["abc123", "0.1234", "123456"])
+@pytest.mark.parametrize("name", ["abc123", "0.1234", "123456", "0123456789abcdef."])
 def test_ids_of_hexadecimal_digits_must_stand_apart(tmp_path: Path, name: str) -> None:
     path = tmp_path / "file"
     for beside in "0123456789abcdef.":
@@ -270,8 +271,9 @@ def test_ids_of_hexadecimal_digits_must_stand_apart(tmp_path: Path, name: str) -
 
 
 def test_other_ids_are_found_wherever_they_stand(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("0user-abc1230")
-    assert len(told(tmp_path, victim("user-abc123"))) == 1
+    for beside in "0aX.":
+        (tmp_path / "file").write_text(f"{beside}user-abc123{beside}")
+        assert len(told(tmp_path, victim("user-abc123"))) == 1
 
 
 def test_every_declared_word_is_excused_and_no_other(forge: Callable[..., Any]) -> None:
