@@ -72,7 +72,7 @@ def test_one_leaking_victim_is_named(pretend: Pretend, monkeypatch: pytest.Monke
 
 
 def test_alarms_are_as_rare_as_stated(pretend: Pretend) -> None:
-    case, alarms, runs = pretend(victims=2, records=4), 0, 60
+    case, alarms, runs = pretend(victims=2, records=4), 0, 40
     for number in range(runs):
         plan = E3Plan(guesses=20, shadows=8, confidence=0.9, checkpoints=False, label=f"alarm {number}")
         alarms += checked(case, plan).verdict is Verdict.VIOLATED
