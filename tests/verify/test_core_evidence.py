@@ -139,7 +139,9 @@ def test_each_damage_says_exactly_this(forge: Callable[..., Any], name: str) -> 
     spoil, message = EXACT[name]
     run = forge()
     spoil(run)
-    assert read_evidence(run.folder).problems == (message,)
+    found = read_evidence(run.folder)
+    assert found.problems == (message,)
+    assert found.key == (b"" if message.startswith("secret.key") else bytes(range(32)))
 
 
 def test_without_a_ledger_or_its_first_entry(forge: Callable[..., Any]) -> None:
@@ -241,7 +243,7 @@ def test_one_unreadable_row_hides_no_other(forge: Callable[..., Any]) -> None:
     sql(
         "records.sqlite",
         "UPDATE records SET content=x'7b' WHERE id='row-001'",
-        "UPDATE records SET id='row-0x2' WHERE id='row-002'",
+        "UPDATE records SET id='a' WHERE id='row-002'",
     )(run)
     found = read_evidence(run.folder)
     assert len(found.problems) == 2

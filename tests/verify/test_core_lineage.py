@@ -312,3 +312,13 @@ def test_each_stage_visits_as_its_own_epochs_say(forge: Callable[..., Any]) -> N
     less = frozenset(sorted(honest.chains[0].nodes[1].reads)[1:])
     found = check_lineage(node(honest, 0, 1, reads=less), evidence, state)
     assert sum("never read" in f.message for f in found) == 1
+
+
+def test_a_node_outside_the_plan_hides_nothing_of_the_next_shard(forge: Callable[..., Any]) -> None:
+    run = forge(shards=2, slices=3, budget=2)
+    run.train(0, (2,))
+    (run.folder / "nodes" / run.trained[1, (1,)] / "reads.json").unlink()
+    assert [(verdict, where) for verdict, where, _ in told(run)] == [
+        (V, "shard 0, slices 2"),
+        (U, "shard 1, slices 1"),
+    ]

@@ -265,6 +265,9 @@ def test_ids_of_hexadecimal_digits_must_stand_apart(tmp_path: Path, name: str) -
     for beside in ("", " ", "g", "-", '"', "A"):
         path.write_text(beside + name + beside)
         assert len(told(tmp_path, victim(name))) == 1, beside
+    for text in (f"{name} 0", f"0 {name}", f"{name}-0"):
+        path.write_text(text)
+        assert len(told(tmp_path, victim(name))) == 1, text
     path.write_text(f"0{name} {name}")
     assert len(told(tmp_path, victim(name))) == 1
     assert not told(tmp_path, victim(name, text=LONG), declared=[f" {name}".encode()])
@@ -318,3 +321,19 @@ def test_an_input_that_is_a_declared_word_is_excused_in_either_spelling(forge: C
         (run.folder / "notes.json").write_text(json.dumps(["Zürich und Umgebung"], ensure_ascii=flag))
         found = check_residue(evidence, [victim(text="Zürich und Umgebung")])
         assert [f.verdict for f in found] == [Verdict.HOLDS], flag
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 24])
+def test_an_excuse_may_reach_over_the_edge_of_a_window(tmp_path: Path, monkeypatch: Any, chunk: int) -> None:
+    monkeypatch.setattr(residue, "CHUNK", chunk)
+    needle = Needle("v", "id", b"abc", (b"<" * 20 + b"abc", b"abc" + b">" * 20))
+    path = tmp_path / "file"
+    for raw, hits in (
+        (b"<" * 20 + b"abc", 0),
+        (b"abc" + b">" * 20, 0),
+        (b"<" * 19 + b"abc", 1),
+        (b"abc" + b">" * 19, 1),
+    ):
+        for before in range(50):
+            path.write_bytes(b"." * before + raw + b"." * 30)
+            assert len(Search([needle]).in_file(path)) == hits, (raw, before)
