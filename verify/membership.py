@@ -6,7 +6,8 @@ records, and the attack guesses the coin. Attacks:
 
 - ``post`` sees what is served after the deletion; ``post loss`` is the same with the loss alone (Yeom et al. 2018). They
   decide the level, for every victim alone and for all victims together.
-- ``pre`` sees the model before the deletion: the positive control. If it cannot tell members, the attack has no power here.
+- ``pre`` sees the model before the deletion: the positive control. If it cannot tell members, the attack has no power here;
+  it is held to the level of the attacks that decide.
 - ``pre+post`` sees both checkpoints (arXiv 2505.24379); in the other world another record is deleted, so that a deletion
   happens in both. A measured limit of every exact method; it turns no verdict.
 
@@ -230,7 +231,7 @@ def _verdict(
     curves = {}
     for name, attack in attacks.items():
         ratios = np.array([attack.ratios(world.features[name]) for world in fresh])
-        level = strict if name in DECIDING else plan.confidence
+        level = plan.confidence if name == "pre+post" else strict
         together = ratios.sum(axis=1)
         bounds[name] = {TOGETHER: _bound(together > attack.joint_threshold, coins, plan.delta, level)}
         for v, victim in enumerate(victims[:alone]):
