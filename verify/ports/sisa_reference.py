@@ -165,7 +165,12 @@ class SISAReference:
             os.replace(partial, link)
 
     def _linked(self, shard: int) -> str:
-        return Path(os.readlink(self.folder / "serving" / str(shard))).stem
+        """Return the key of the model that serves; a copy of the folder may hold the model in the place of the link."""
+        link = self.folder / "serving" / str(shard)
+        if link.is_symlink():
+            return Path(os.readlink(link)).stem
+        served = link.read_bytes()
+        return next(p.stem for p in (self.folder / "cache").glob("*.safetensors") if p.read_bytes() == served)
 
     def _serving(self) -> dict[int, tuple[str, Net]]:
         if self._served is None:
