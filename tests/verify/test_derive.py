@@ -16,11 +16,13 @@ from verify import derive
 KEY = bytes(range(32))
 
 
-def test_tag_and_slot_are_keyed_hashes_of_the_id() -> None:
-    mac = hmac.new(KEY, b"s3t slot v1\x00" + "größe-1".encode(), hashlib.sha256).digest()
-    shard = int.from_bytes(mac[0:8], "big") % 5
-    slice_ = int.from_bytes(mac[8:16], "big") % 4
-    assert derive.slot(KEY, "größe-1", 5, 4) == (shard, slice_)
+@pytest.mark.parametrize(("shards", "slices"), [(5, 4), (7, 3), (1, 1), (64, 11)])
+def test_tag_and_slot_are_keyed_hashes_of_the_id(shards: int, slices: int) -> None:
+    for name in ("größe-1", *(f"row-{i}" for i in range(20))):
+        mac = hmac.new(KEY, b"s3t slot v1\x00" + name.encode(), hashlib.sha256).digest()
+        shard = int.from_bytes(mac[0:8], "big") % shards
+        slice_ = int.from_bytes(mac[8:16], "big") % slices
+        assert derive.slot(KEY, name, shards, slices) == (shard, slice_)
     assert derive.tag(KEY, "a") == hmac.new(KEY, b"s3t tag v1\x00a", "sha256").hexdigest()
 
 
@@ -73,6 +75,8 @@ def test_seed_is_the_first_eight_bytes_below_two_to_the_63() -> None:
 
 def test_json_is_utf8_without_spaces() -> None:
     assert derive.encode({"b": [1, None], "a": "é"}) == '{"a":"é","b":[1,null]}'.encode()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        derive.encode([math.nan])
 
 
 def slow_batches(
