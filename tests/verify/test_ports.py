@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -206,6 +207,15 @@ def test_a_deleted_row_stays_in_the_served_model(tmp_path: Path, switch: str) ->
         assert _bits(system) == before
 
 
+def test_a_copy_that_follows_links_serves_the_same(tmp_path: Path) -> None:
+    lab = _sisa(link_kept=True)
+    system = _fitted(lab, tmp_path / "a")
+    system.delete([lab.victim()])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert not (tmp_path / "b" / "serving" / "0").is_symlink()
+    assert _bits(lab.open(tmp_path / "b")) == _bits(system)
+
+
 # ---- audits, rows, tables ----
 
 
@@ -256,6 +266,14 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert main(["--mistake", "typo"]) == 2
     assert main(["--rows", str(tmp_path / "none")]) == 2
     assert "holds no rows of the ports" in capsys.readouterr().err
+
+
+def test_the_published_table_is_what_the_rows_say(root: Path) -> None:
+    rows, machines = read(root / "results" / "ports")
+    assert (root / "docs" / "PORTS.md").read_text(encoding="utf-8") == document(rows, machines)
+    assert faults(rows) == []
+    for port in PORTS:
+        assert {row.mistakes for row in rows if row.port == port} == set(variants(port))
 
 
 @pytest.mark.slow

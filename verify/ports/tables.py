@@ -35,10 +35,13 @@ def document(rows: Sequence[Row], machines: Sequence[Mapping[str, Any]]) -> str:
         "reject which mistake *as described*; whether and how a given version of the authors' code has it, only an audit "
         "of that code can tell.",
         "**How.** Both systems are known to the verifier by the contract alone, through `verify/adapter.py`: 30 records, 2 "
-        "shards of 3 slices, a random model of 12 layers, one record deleted. Each variant was audited after two stories "
+        "shards of 3 slices, a random model of 12 layers, one record deleted, chosen such that what is described can show (a "
+        "long one of a last slice; the last row of a shard). Each variant was audited after two stories "
         f"({'; '.join(STORIES)}); a check rejects if it is VIOLATED after either. E4 played {HISTORIES_PLAYED} equivalent "
         "histories each, with restarts, without crashes. E1a needs a declared derivation of every tensor, which a foreign "
-        "system does not have; it is UNDECIDED here and left out.",
+        "system does not have; it is UNDECIDED here and left out. E2 and E3 were not run. E0 residue searches ids and inputs, "
+        "not weights: beside a model that should be gone it finds the log of what that model read. Together, mistakes can hide one from a check that sees it "
+        "alone: a model that is kept in service whatever is asked looks the same after every history.",
     ]
     for port, mistakes in PORTS.items():
         parts += [f"## {TITLES[port]}", table(port, rows)]
