@@ -40,7 +40,8 @@ def document(rows: Sequence[Row], machines: Sequence[Mapping[str, Any]]) -> str:
         f"({'; '.join(STORIES)}); a check rejects if it is VIOLATED after either. E4 played {HISTORIES_PLAYED} equivalent "
         "histories each, with restarts, without crashes. E1a needs a declared derivation of every tensor, which a foreign "
         "system does not have; it is UNDECIDED here and left out. E2 and E3 were not run. E0 residue searches ids and inputs, "
-        "not weights: beside a model that should be gone it finds the log of what that model read. Together, mistakes can hide one from a check that sees it "
+        "not weights: beside a model that should be gone it finds the log of what that model read. "
+        "Together, mistakes can hide one from a check that sees it "
         "alone: a model that is kept in service whatever is asked looks the same after every history.",
     ]
     for port, mistakes in PORTS.items():
