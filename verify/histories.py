@@ -196,7 +196,7 @@ def _fit(case: Case, base: Path, progress: Progress | None) -> bool:
     if not case.victims:
         return False
     trial = base.with_name("trial")
-    shutil.copytree(base, trial)
+    shutil.copytree(base, trial, symlinks=True)
     system = case.lab.open(trial)
     try:
         system.delete([case.victims[0].id])
@@ -221,7 +221,7 @@ def _play(
 
     ``plain``: it is the audited history itself; if other nodes survive then, that history cannot be repeated (UNDECIDED).
     """
-    shutil.copytree(base, folder)
+    shutil.copytree(base, folder, symlinks=True)
     player = Player(case.lab, folder, eager)
     after, system = f"after {written(steps)}: ", None
     try:
