@@ -113,6 +113,11 @@ class Ledger:
         name, body = self._db.execute("SELECT kind, body FROM entries WHERE seq = ?", (seq,)).fetchone()
         return Entry(seq, name, json.loads(body))
 
+    def last(self, kind: str) -> Entry | None:
+        """Return the latest fact of one kind, or None."""
+        (seq,) = self._db.execute("SELECT max(seq) FROM entries WHERE kind = ?", (kind,)).fetchone()
+        return self.entry(seq) if seq else None
+
     def count(self, kind: str) -> int:
         """Return the number of facts of one kind."""
         (count,) = self._db.execute("SELECT count(*) FROM entries WHERE kind = ?", (kind,)).fetchone()

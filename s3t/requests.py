@@ -59,6 +59,12 @@ def retire(run: Run, slots: Iterable[Slot]) -> Request:
     return Request(run.ledger.entry(seq).body["request"], (), (), tuple(chosen))
 
 
+def ends_retired(run: Run) -> bool:
+    """Say whether the last request on record retired slots instead of deleting records."""
+    last = run.ledger.last("request")
+    return last is not None and not last.body["tags"]
+
+
 def recover(run: Run, facts: Facts) -> None:
     """Complete acknowledged deletions that a crash cut short: rows, then nodes."""
     if run.records.count("train") != created_rows(run) - run.ledger.tombstones():

@@ -257,9 +257,11 @@ class System:
         return tuple(sorted(dropped))
 
     def _made_good(self) -> Cost:
-        """An eager plan trains what is missing within the deletion; a lazy one serves what is left."""
-        facts = self._opened()[1]
-        return self._build(None, down=True) if self.config.plan.eager and facts.missing() else Cost()
+        """An eager plan trains what is missing within the deletion; a lazy one serves what is left, and so does an eager
+        one whose last request was an operator's, to retire slots: to repeat an older deletion does not undo that."""
+        run, facts = self._opened()
+        due = self.config.plan.eager and not requests.ends_retired(run) and facts.missing()
+        return self._build(None, down=True) if due else Cost()
 
     def _offline(self) -> tuple[int, ...]:
         _, facts = self._opened()

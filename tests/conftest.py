@@ -7,10 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more, and bits depend on the number
+if TYPE_CHECKING:
+    from s3t.backbone import Backbone
+
+# Before torch is imported: tiny models gain nothing from more threads and lose much to a busy machine, bits depend on their
+# number, and a fork does not take a pool of them along.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 Finished = subprocess.CompletedProcess[str]
@@ -20,6 +26,16 @@ Finished = subprocess.CompletedProcess[str]
 def root() -> Path:
     """The repository's root."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Backbone:
+    """The tiny encoder on the CPU; frozen, so all tests may share it."""
+    import torch
+
+    from s3t.backbone import load
+
+    return load("tiny", torch.device("cpu"))
 
 
 @pytest.fixture

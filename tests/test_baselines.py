@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from baselines import plans
-from s3t import backbone
 from s3t.backbone import Backbone
 from s3t.contract import UnlearningSystem
 from s3t.digests import tensors_digest
@@ -25,20 +22,6 @@ RECIPE = Recipe(rank=1, epochs=2.0, batch_size=8)
 LAYOUT = Layout(2, 2, 1)
 RECORDS = [Record(f"row-{i:02d}", {"text": f"cat number {i}"}, i % 2) for i in range(24)]
 PROBE = [{"text": "the cat"}, {"text": "number 7"}]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tiny model is too small for more; beside other processes they only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Backbone:
-    return backbone.load("tiny", torch.device("cpu"))
 
 
 def _fit(path: Path, tiny: Backbone, plan: Plan, records: list[Record]) -> System:
@@ -143,4 +126,16 @@ def test_an_eager_deletion_that_was_cut_short_is_made_good_by_repeating_it(
     assert receipt.cost.nodes == LAYOUT.slices and receipt.cost.down_seconds > 0
     assert system.provenance().claim == "retrained"
     assert system.delete([whole]).cost.nodes == 0
+    system.close()
+
+
+def test_repeating_a_deletion_does_not_undo_a_retirement(tmp_path: Path, tiny: Backbone) -> None:
+    system = _fit(tmp_path / "run", tiny, plans.sisa(LAYOUT, RECIPE, tiny.layers), RECORDS)
+    gone, next_one = _first(0, 0), _first(1, 0)
+    system.delete([gone])
+    system.retire([(0, 0)])
+    receipt = system.delete([gone])
+    assert (receipt.already, receipt.cost.nodes, receipt.offline) == ((gone,), 0, (0,))
+    assert system.provenance().claim == "non-interference"
+    assert system.delete([next_one]).offline == (), "a new deletion rebuilds whatever is missing"
     system.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from s3t import backbone as backbones
 from s3t.backbone import Backbone, pooled
 from s3t.blocks import ChainModel, ModelState, lora_config, score
 from s3t.errors import IsolationError
@@ -24,20 +23,6 @@ from s3t.store import tensor_bytes
 
 RECIPE = Recipe(rank=2)
 TEXTS = [{"text": "how many cats " * (1 + i % 4) + str(i)} for i in range(7)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tiny model is too small for more; beside other processes they only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Backbone:
-    return backbones.load("tiny", torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """A process killed at any point loses nothing acknowledged and never serves, or leaves behind, what was dropped.
 
-A forked child ends with ``os._exit`` at its k-th write (before it, and in the middle of a file), for every k there is;
-no handler and no clean-up runs. Power loss is not simulated: what the kernel had in memory is kept.
+A forked child ends at its k-th write (:mod:`verify.crash`), for every k there is.
 """
 
 from __future__ import annotations
@@ -16,121 +15,37 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from s3t import S3T, backbone, ledger, rows, store
+from s3t import S3T
 from s3t.backbone import Backbone
 from s3t.digests import tensors_digest
 from s3t.partition import tag
 from s3t.records import Layout, Recipe, Record
 from s3t.system import System
+from verify import crash
 
 KEY = bytes(range(32))
 LAYOUT = Layout(1, 2, 2)
 RECIPE = Recipe(rank=1, epochs=1.0, batch_size=8, dropout=0.1)
 RECORDS = [Record(f"row-{i:02d}", {"text": f"secret{i:02d} cat {i % 3}"}, i % 2) for i in range(12)]
 PROBE = [{"text": "the cat"}, {"text": "number 7"}]
-CRASHED, FINISHED = 77, 78
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """A fork does not copy the threads of a pool; with one thread there is no pool. Part of the node's environment."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Backbone:
-    return backbone.load("tiny", torch.device("cpu"))
 
 
 def _system(path: Path, tiny: Backbone) -> S3T:
     return S3T(path, LAYOUT, classes=("a", "b"), model=tiny, recipe=RECIPE, key=KEY)
 
 
-class Kill:
-    """Ends this process at its ``at``-th write point; ``points`` counts them."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.points = at, 0
-
-    def point(self) -> None:
-        self.points += 1
-        if self.points == self.at:
-            os._exit(CRASHED)
-
-    def before(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any, **options: Any) -> Any:
-            self.point()
-            return real(*args, **options)
-
-        return step
-
-    def arm(self) -> None:
-        """Put a point before every write of the suite. Only ever called in a child."""
-        kill = self
-        for name in ("rename", "mkdir", "fsync", "unlink", "rmdir"):
-            setattr(os, name, self.before(getattr(os, name)))
-
-        class Connection(sqlite3.Connection):
-            def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
-                if not sql.startswith("SELECT"):
-                    kill.point()
-                return super().execute(sql, *values)
-
-            def executemany(self, *args: Any) -> sqlite3.Cursor:
-                kill.point()
-                return super().executemany(*args)
-
-            def executescript(self, *args: Any) -> sqlite3.Cursor:
-                kill.point()
-                return super().executescript(*args)
-
-            def __exit__(self, *args: Any) -> Any:
-                kill.point()
-                return super().__exit__(*args)
-
-        connect = sqlite3.connect
-        for module in (ledger, rows):
-            module.sqlite3.connect = lambda *args, **options: connect(*args, **options, factory=Connection)  # type: ignore[assignment]
-
-        def write(path: Path, content: bytes) -> None:
-            self.point()
-            with path.open("wb") as file:
-                file.write(content[: len(content) // 2])
-                file.flush()
-                self.point()
-                file.write(content[len(content) // 2 :])
-                file.flush()
-                os.fsync(file.fileno())
-
-        store.write_synced = write
-
-
 def _killed(at: int, work: Callable[[Callable[[str], None]], None], acks: Path) -> list[str] | None:
     """Run ``work`` in a child that dies at write ``at``: what it had acknowledged, or None if it came to its end."""
     acks.write_text("")
-    child = os.fork()
-    if child == 0:
-        code = 79
-        try:
-            handle = os.open(acks, os.O_WRONLY | os.O_APPEND)
-            Kill(at).arm()
-            work(lambda said: os.write(handle, (said + "\n").encode()) and None)
-            code = FINISHED
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    assert code in (CRASHED, FINISHED), f"the child failed with {code}"
-    return None if code == FINISHED else acks.read_text().split()
+
+    def acknowledging() -> None:
+        handle = os.open(acks, os.O_WRONLY | os.O_APPEND)
+        work(lambda said: os.write(handle, (said + "\n").encode()) and None)
+
+    return acks.read_text().split() if crash.killed(acknowledging, at) else None
 
 
 def _served(system: System) -> dict[str, str]:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
-from s3t import S3T, backbone, building, serving, store
+from s3t import S3T, building, serving, store
 from s3t.backbone import Backbone
 from s3t.contract import Cost, UnlearningSystem
 from s3t.digests import tensors_digest
@@ -42,20 +41,6 @@ def _bits(system: System) -> dict[str, str]:
 
 def _folders(path: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in (path / "nodes").iterdir()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tiny model is too small for more; beside other processes they only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Backbone:
-    return backbone.load("tiny", torch.device("cpu"))
 
 
 def _make(path: Path, tiny: Backbone, layout: Layout = LAYOUT, **changes: Any) -> S3T:

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from s3t import backbone as backbones
 from s3t import training
 from s3t.backbone import Backbone
 from s3t.blocks import ChainModel, ModelState
@@ -29,20 +27,6 @@ STAGES = s3t_plan(Layout(1, 3, 1), RECIPE, 6).stages
 FULL = (Stage("full", "full", tuple(range(6)), 1.0),)
 SEEDS = [Seeds(11, 12, 13), Seeds(21, 22, 23), Seeds(31, 32, 33)]
 BATCHES = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [9, 0, 5, 2], [1]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tiny model is too small for more; beside other processes they only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Backbone:
-    return backbones.load("tiny", torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

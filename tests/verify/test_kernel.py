@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -29,14 +29,6 @@ from verify.plans import Stage, documented_plan
 FAMILY_NAMES = sorted(FAMILIES)
 RECIPE = Recipe(rank=2, batch_size=4, lr=5e-3, dropout=0.1, warmup=0.3, epochs=2.0, clip=0.5)
 PAD = 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @cache

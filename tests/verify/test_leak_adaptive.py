@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from verify.audit import audit
 from verify.leaks import NOT_PLANTED
 from verify.leaks.adaptive import ROWS, Outcome, by_name, by_outputs, corpus, over_keys
 from verify.report import Verdict
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_requests_chosen_from_outputs_depend_on_the_key(tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from s3t.building import Builder
 from s3t.plan import Stage
@@ -23,15 +21,6 @@ FAST = {1, 5, 9, 17, 19, 24, 25, 28, 34, 35, 38, 39, 43}
 """Faults of the fast tier, without the loud counterfactuals: at least one for every channel."""
 
 CATALOGUE = range(1, 44)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from more threads, and lose much to a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

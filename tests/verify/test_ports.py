@@ -6,14 +6,13 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from s3t.contract import UnlearningSystem
 from s3t.errors import OfflineError, RecordError, S3TError
@@ -28,14 +27,6 @@ from verify.ports.s3t_reference import orders
 from verify.ports.tables import document, table
 
 FAST = Setting(budget=1, recipe=dataclasses.replace(engine.RECIPE, epochs=1))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _s3t(**switches: bool) -> S3TLab:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from s3t.errors import S3TError
 from verify import soak as module
@@ -21,14 +19,6 @@ from verify.trace import Step
 
 CHEAP = 352
 """Seed whose first systems are small."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_systems_are_drawn_from_seed_and_number_alone() -> None:

@@ -169,13 +169,10 @@ class TinyLab:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Callable[..., Case]]:
-    """Makes cases of real systems on the 2-layer model; on one thread, for more gain nothing."""
-    import torch
-
+    """Makes cases of real systems on the 2-layer model."""
     from verify.leaks import CLEAN
 
-    threads, made = torch.get_num_threads(), list[Any]()
-    torch.set_num_threads(1)
+    made: list[Any] = []
 
     def case(leak: Any = CLEAN) -> Case:
         lab, records = TinyLab(leak), _records(12, "row")
@@ -191,4 +188,3 @@ def tiny(tmp_path: Path) -> Iterator[Callable[..., Case]]:
     yield case
     for system in made:
         system.close()
-    torch.set_num_threads(threads)
