@@ -124,7 +124,7 @@ def check_histories(case: Case, plan: E4Plan, progress: Progress | None = None) 
         base = Path(name) / "base"
         try:
             eager = _fit(case, base, progress)
-            chosen = list(histories(case, plan.histories, kill=not why))
+            chosen = list(histories(case, plan.histories, kill=not why, eager=eager))
             for played, steps in enumerate(chosen, start=1):
                 if progress:
                     progress(played - 1, len(chosen), written(steps))
@@ -151,7 +151,7 @@ def check_histories(case: Case, plan: E4Plan, progress: Progress | None = None) 
     return [dataclasses.replace(finding, details={**details, **finding.details}) for finding in found]
 
 
-def histories(case: Case, count: int, *, kill: bool) -> Iterator[tuple[Step, ...]]:
+def histories(case: Case, count: int, *, kill: bool, eager: bool = False) -> Iterator[tuple[Step, ...]]:
     """Yield up to ``count`` distinct histories equivalent to that of ``case``, the audited one first.
 
     Arrangements of the deletions come one by one if there are no more than ``count``, otherwise at random; restarts, crashes
@@ -160,7 +160,7 @@ def histories(case: Case, count: int, *, kill: bool) -> Iterator[tuple[Step, ...
     plain = tuple(Step(e.kind, e.ids, () if e.kind == "delete" else e.slots, e.budget) for e in case.history)
     frame, seed = skeleton(case.history), sha256(canonical_json(written(plain)))
     few = list(itertools.islice(frame.every(), count + 1))
-    extras = _extras(case, kill)
+    extras = _extras(case, kill, eager)
     yield plain
     seen = {plain}
     for number in range(4 * count):
@@ -172,7 +172,7 @@ def histories(case: Case, count: int, *, kill: bool) -> Iterator[tuple[Step, ...
             yield steps
 
 
-def _extras(case: Case, kill: bool) -> Extras:
+def _extras(case: Case, kill: bool, eager: bool) -> Extras:
     known = {record.id for record in case.records}
     unknown = next(name for number in itertools.count() if (name := f"unknown-{number}") not in known)
     keep = case.retained[0].id if case.retained else ""
@@ -181,7 +181,7 @@ def _extras(case: Case, kill: bool) -> Extras:
     def slot(name: str) -> Slot | None:
         return case.lab.slot(name) if hasattr(case.lab, "slot") else named.get(name)
 
-    return Extras(case.system.provenance().claim, slot, keep, unknown, kill)
+    return Extras(case.system.provenance().claim, slot, keep, unknown, kill, eager)
 
 
 def _fit(case: Case, base: Path, progress: Progress | None) -> bool:

@@ -13,8 +13,8 @@ history may be replaced by another one under these rules, and by no others:
   "non-interference": before the last barrier; after it only where every slot dropped since then is dropped again later.
 - Anywhere: a restart; a request for what is deleted already; an id twice in one request; a request with an unknown id,
   which must raise RecordError and change nothing, known ids beside it included; a crash at any write, after which the same
-  request is made again (where a system rebuilds within a deletion, with a refresh after it: to delete what is deleted
-  rebuilds nothing).
+  request is made again. Where a system rebuilds within a deletion a refresh follows that request, for to delete what is
+  deleted need not rebuild; so no deletion is killed there between a ``retire`` and the next barrier.
 """
 
 from __future__ import annotations
@@ -169,13 +169,17 @@ def refreshable(steps: Sequence[Step], claim: Claim, slot: Callable[[str], Slot 
 
 @dataclass(frozen=True)
 class Extras:
-    """What may be strewn into a history. ``keep``: a retained id, ``unknown``: one that no record has."""
+    """What may be strewn into a history. ``keep``: a retained id, ``unknown``: one that no record has.
+
+    ``eager``: whether the system rebuilds within a deletion.
+    """
 
     claim: Claim
     slot: Callable[[str], Slot | None]
     keep: str
     unknown: str
     kill: bool
+    eager: bool = False
 
     def strew(self, steps: Sequence[Step], rng: Random) -> tuple[Step, ...]:
         """Return ``steps`` with restarts, repeated and impossible requests, further refreshes, and crashes."""
@@ -195,12 +199,20 @@ class Extras:
             if step is not None:
                 out.append(self._repeating(step, gone, rng))
                 gone += step.ids
-        able = [i for i, step in enumerate(out) if step.kind in ("delete", "retire", "extend", "refresh")]
+        able = list(self._killable(out))
         if self.kill and able:
             for i in rng.sample(able, min(len(able), rng.choice((0, 1, 1, 2)))):
                 most = 60 if out[i].kind in BARRIERS else 18
                 out[i] = replace(out[i], kill=rng.randint(1, most))
         return tuple(out)
+
+    def _killable(self, steps: Sequence[Step]) -> Iterator[int]:
+        """Yield the positions of the steps in which a process may be killed."""
+        retired = False
+        for position, step in enumerate(steps):
+            retired = (retired or step.kind == "retire") and step.kind not in BARRIERS
+            if step.kind in ("retire", *BARRIERS) or (step.kind == "delete" and not (self.eager and retired)):
+                yield position
 
     def _repeating(self, step: Step, gone: Sequence[str], rng: Random) -> Step:
         """Return a deletion with an id that is given twice or was deleted before, sometimes; other steps as they are."""
