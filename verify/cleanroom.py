@@ -22,6 +22,7 @@ from s3t.records import Recipe, Record
 from verify import derive
 from verify.brief import Brief, read_brief
 from verify.derive import Prefix
+from verify.machine import on_threads
 from verify.plans import Plan, declared_plan
 from verify.state import Node
 
@@ -177,14 +178,12 @@ def combine(logits: Sequence[NDArray[np.float32]], ensemble: str) -> NDArray[np.
 
 def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
     """Retrain ``brief`` and write one safetensors file per node, the predictions, and what could not be decided."""
-    import torch
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
     undecided: dict[int, str] = {}
     predicted = False
-    threads = torch.get_num_threads()
-    try:
+    with on_threads(None):
         reason, version = "", numerics(kernel).version
         if brief.run["kernel"] != version:
             reason = f"it was trained with kernel {brief.run['kernel']!r}, here is {version!r}"
@@ -201,11 +200,10 @@ def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
             save_file(node.named(), out / f"{number}.safetensors")
         behind = {(shard, prefix[:i]) for shard, prefix in brief.chains for i in range(1, len(prefix) + 1)}
         if room is not None and behind and brief.probes and behind <= set(room.nodes):
-            torch.set_num_threads(brief.threads)
-            save_file({"scores": room.predict().contiguous()}, out / "predictions.safetensors")
+            with on_threads(brief.threads):
+                scores = room.predict().contiguous()
+            save_file({"scores": scores}, out / "predictions.safetensors")
             predicted = True
-    finally:
-        torch.set_num_threads(threads)
     spent = {number: room.spent[node] for number, (node, _) in enumerate(brief.nodes) if room and node in room.spent}
     outcome = {"undecided": undecided, "predicted": predicted, "spent": spent}
     (out / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")

@@ -10,8 +10,7 @@ import dataclasses
 import importlib
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from verify.case import Event
 from verify.effort import Effort
 from verify.evidence import Evidence, read_evidence
 from verify.laboratory import RunLab
+from verify.machine import on_threads
 from verify.report import LIMITS, Finding, Report, Verdict
 
 BAD_INPUT = 2
@@ -122,7 +122,7 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
         except SourceChangedError as error:
             changed = Finding("evidence", Verdict.UNDECIDED, f"{error}; restore it, or say --no-source")
     effort = _effort(given, levels)
-    with _threads_of(evidence if set(levels) & set(REFERENCES) else None):
+    with on_threads(_threads_of(evidence if set(levels) & set(REFERENCES) else None)):
         system: Any = opener(given.run)
         try:
             report = audit(
@@ -148,23 +148,12 @@ def _audit(given: argparse.Namespace, opener: Opener, levels: Sequence[str]) -> 
     return _attested(report, given) if given.certificate else report
 
 
-@contextmanager
-def _threads_of(evidence: Evidence | None) -> Iterator[None]:
-    """Let references train on as many threads as the run did, if that is one number; bits depend on it."""
+def _threads_of(evidence: Evidence | None) -> int | None:
+    """Return the number of threads that the whole run was trained on, for references to be trained on as many."""
     entries = evidence.entries if evidence else ()
     recorded = {entry.body["environment"].get("threads") for entry in entries if entry.kind == "train"}
     threads = recorded.pop() if len(recorded) == 1 else None
-    if not isinstance(threads, int) or threads < 1:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return threads if isinstance(threads, int) and threads >= 1 else None
 
 
 def _attested(report: Report, given: argparse.Namespace) -> Report:

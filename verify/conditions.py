@@ -194,17 +194,6 @@ def merged(model: ChainModel) -> ChainModel:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Run the body on ``number`` threads of torch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def tensor_float_32() -> Iterator[None]:
     """Run the body with TF32 matrix products on CUDA."""
     before = torch.get_float32_matmul_precision()

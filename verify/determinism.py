@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from s3t.errors import S3TError
 from verify.compare import compare_tensors
+from verify.machine import on_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +98,7 @@ def conditions(bench: Bench, model: str) -> Iterator[Condition]:
 
     def on(number: int, run: Callable[[], Mapping[str, Tensor]]) -> Callable[[], Mapping[str, Tensor]]:
         def inside() -> Mapping[str, Tensor]:
-            with c.threads(number):
+            with on_threads(number):
                 return run()
 
         return inside

@@ -102,9 +102,11 @@ def read_evidence(folder: Path | str) -> Evidence:
 def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
     path = folder / "run.json"
     if not folder.is_dir():
-        raise RunError(f"there is no run folder {str(folder)!r}; give the folder that `s3t fit` wrote")
+        raise RunError(f"there is no run folder {str(folder)!r}; give the folder that `s3t train` wrote")
     if not path.is_file():
-        raise RunError(f"{str(folder)!r} holds no run.json, so it is no run folder; give the one that `s3t fit` wrote")
+        raise RunError(
+            f"{str(folder)!r} holds no run.json, so it is no run folder; give the one that `s3t train` wrote"
+        )
     raw = path.read_bytes()
     try:
         run = json.loads(raw)

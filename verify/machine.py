@@ -1,10 +1,12 @@
-"""On what and by which code a result was reached: part of every result file of the verifier."""
+"""On what and by which code a result was reached: part of every result file of the verifier; and on how many threads."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,26 @@ def describe_machine() -> dict[str, Any]:
     return {
         **environment(torch.device("cpu")),
         "python": platform.python_version(),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
     }
+
+
+@contextmanager
+def on_threads(number: int | None) -> Iterator[None]:
+    """Run the body with torch on ``number`` threads (None: as it is); bits depend on it, and a fork wants one."""
+    import torch
+
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _processor() -> str:

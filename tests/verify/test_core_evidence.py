@@ -45,6 +45,10 @@ def seal(kind: str, body: str) -> Callable[[Any], None]:
     return spoil
 
 
+def cut(name: str, keep: int) -> Callable[[Any], None]:
+    return lambda run: (run.folder / name).write_bytes((run.folder / name).read_bytes()[:keep])
+
+
 UNDERIVABLE = "slots and tags cannot be derived"
 LEAVES = "commitments holds {} bytes, not 32 for each of the 16 rows committed to"
 EXACT: dict[str, tuple[Callable[[Any], None], str]] = {
@@ -132,6 +136,40 @@ EXACT: dict[str, tuple[Callable[[Any], None], str]] = {
         "records.sqlite: the content of record 'row-001' is not its canonical form",
     ),
 }
+
+
+BROKEN: dict[str, tuple[Callable[[Any], None], str]] = {
+    "commitments empty": (cut("commitments", 0), "holds 0 bytes"),
+    "journal left": (write("records.sqlite-journal", b"x"), "records.sqlite cannot be read"),
+    "ledger torn": (cut("ledger.sqlite", 5000), "ledger.sqlite"),
+    "records torn": (cut("records.sqlite", 100), "records.sqlite cannot be read"),
+    "first lost": (sql("ledger.sqlite", "DELETE FROM entries WHERE seq=1"), "entry 1 is missing"),
+    "body edited": (
+        sql("ledger.sqlite", """UPDATE entries SET body=replace(body,'"shard":0','"shard":1') WHERE seq=3"""),
+        "chain breaks at entry 3",
+    ),
+    "kind edited": (sql("ledger.sqlite", "UPDATE entries SET kind='stray' WHERE seq=5"), "chain breaks at entry 5"),
+    "reordered": (
+        sql(
+            "ledger.sqlite",
+            "UPDATE entries SET seq=100 WHERE seq=3",
+            "UPDATE entries SET seq=3 WHERE seq=4",
+            "UPDATE entries SET seq=4 WHERE seq=100",
+        ),
+        "chain breaks at entry 3",
+    ),
+    "key lacking": (seal("request", '{"tags":[]}'), "lacks 'slots'"),
+}
+"""Damage of which SQLite's own words, or further problems, are part: one of the problems says this."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_damage_is_a_problem(forge: Callable[..., Any], name: str) -> None:
+    spoil, message = BROKEN[name]
+    run = forge()
+    spoil(run)
+    problems = read_evidence(run.folder).problems
+    assert any(message in problem for problem in problems), problems
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -277,11 +315,11 @@ def test_no_folder_and_an_empty_folder(forge: Callable[..., Any]) -> None:
     erase("run.json")(run)
     with pytest.raises(
         RunError,
-        match=f"^'{run.folder}' holds no run.json, so it is no run folder; give the one that `s3t fit` wrote$",
+        match=f"^'{run.folder}' holds no run.json, so it is no run folder; give the one that `s3t train` wrote$",
     ):
         read_evidence(run.folder)
     nothing = run.folder / "nothing"
-    message = f"^there is no run folder '{nothing}'; give the folder that `s3t fit` wrote$"
+    message = f"^there is no run folder '{nothing}'; give the folder that `s3t train` wrote$"
     with pytest.raises(RunError, match=message):
         read_evidence(nothing)
     nothing.write_text("")
@@ -304,3 +342,10 @@ def test_reading_leaves_the_databases_free_and_unchanged(forge: Callable[..., An
     run.ledger.execute("BEGIN EXCLUSIVE")
     run.ledger.rollback()
     assert (run.folder / "ledger.sqlite").read_bytes() == before
+
+
+def test_reading_changes_nothing(forge: Callable[..., Any]) -> None:
+    run = forge()
+    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
+    assert read_evidence(run.folder).problems == ()
+    assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before

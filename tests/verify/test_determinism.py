@@ -13,6 +13,7 @@ import torch
 from verify import conditions as c
 from verify import determinism
 from verify.determinism import Condition, Row, compare, main, measure
+from verify.machine import on_threads
 
 SAME, OTHER = {"x": torch.tensor([1.0, 2.0])}, {"x": torch.tensor([1.0, 2.0000002])}
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    with c.threads(1):
+    with on_threads(1):
         yield
 
 
@@ -78,7 +79,7 @@ def test_conditions_that_change_something_change_what_they_say(bench: c.Bench) -
     longest = max(row.length for row in rows)
     assert plain["input_ids"].shape == (3, longest) and wide["input_ids"].shape == (3, longest + 16)
     assert wide["attention_mask"].sum() == plain["attention_mask"].sum()
-    with c.threads(2):
+    with on_threads(2):
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == 1
     before = torch.get_float32_matmul_precision()

@@ -27,6 +27,7 @@ from s3t.contract import Progress
 from s3t.errors import RunError
 from verify.leaks.leak import CHECKS, Leak
 from verify.leaks.settings import SETTINGS, VICTIMS, find_setting
+from verify.machine import on_threads
 from verify.report import Verdict
 
 LEVELS = ("E0", "E1a", "E1b", "E1c")
@@ -150,24 +151,17 @@ def _listed(group: Group) -> list[Cell]:
 
 def play_group(place: Place, todo: Sequence[tuple[int, tuple[str, ...]]], out: Path) -> Iterator[Cell]:
     """Play faults (number, levels) in one place on one bench, on one thread; yield each cell once it is on disk."""
-    import torch
-
     from verify.leaks import CLEAN, LEAKS
     from verify.leaks.bench import Bench, verdicts
 
     known, played_by = {leak.number: leak for leak in (CLEAN, *LEAKS)}, code()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory(prefix="s3t-leaks-") as folder:
-            bench = Bench(Path(folder), find_setting(place.setting), place.victim)
-            for number, levels in todo:
-                cell = Cell(number, place, verdicts(bench.audit(known[number], levels)))
-                with (out / CELLS / f"{place.setting}-{place.victim}.jsonl").open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"code": played_by, **cell.to_json()}) + "\n")
-                yield cell
-    finally:
-        torch.set_num_threads(threads)
+    with on_threads(1), tempfile.TemporaryDirectory(prefix="s3t-leaks-") as folder:
+        bench = Bench(Path(folder), find_setting(place.setting), place.victim)
+        for number, levels in todo:
+            cell = Cell(number, place, verdicts(bench.audit(known[number], levels)))
+            with (out / CELLS / f"{place.setting}-{place.victim}.jsonl").open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"code": played_by, **cell.to_json()}) + "\n")
+            yield cell
 
 
 def finished(out: Path) -> dict[tuple[Place, int], Cell]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from s3t.errors import S3TError
 from verify.case import Event
+from verify.machine import describe_machine, on_threads
 from verify.report import Verdict, combine
 
 if TYPE_CHECKING:
@@ -160,8 +161,6 @@ def make_lab(port: Name, mistakes: Sequence[str]) -> Lab:
 
 def audit_port(port: Name, mistakes: Sequence[str], story: str, levels: Sequence[str] = LEVELS) -> Row:
     """Audit a port with ``mistakes`` after ``story`` through its adapter."""
-    import torch
-
     from verify.adapter import audit_adapter
     from verify.effort import Effort
     from verify.histories import E4Plan
@@ -169,12 +168,8 @@ def audit_port(port: Name, mistakes: Sequence[str], story: str, levels: Sequence
     lab = make_lab(port, mistakes)
     history = [Event("delete", (lab.victim(),)), *([Event("refresh")] if story != "delete" else [])]
     effort = Effort(histories=E4Plan(HISTORIES_PLAYED, crashes=False))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         report = audit_adapter(lab, history, levels=levels, effort=effort)
-    finally:
-        torch.set_num_threads(threads)
     checks = dict.fromkeys(finding.check for finding in report.findings)
     verdicts = {check: combine(f.verdict for f in report.findings if f.check == check).value for check in checks}
     problems: dict[str, str] = {}
@@ -186,7 +181,6 @@ def audit_port(port: Name, mistakes: Sequence[str], story: str, levels: Sequence
 
 def write(folder: Path, port: Name, rows: Sequence[Row]) -> Path:
     """Write the rows of one port, with the machine that they were found on."""
-    from verify.machine import describe_machine
 
     folder.mkdir(parents=True, exist_ok=True)
     path, partial = folder / f"{port}.json", folder / f".{port}.partial"
