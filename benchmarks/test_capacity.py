@@ -13,6 +13,7 @@ from benchmarks.rows import interval
 from benchmarks.synthetic import synthetic
 from benchmarks.workbench import Workbench, describe
 from s3t.capacity import deletion_rate, simulate
+from s3t.capacity.demand import Demand
 from s3t.orders import cyclic
 from s3t.records import Layout, Recipe
 from s3t.system import System
@@ -28,26 +29,26 @@ def test_closed_form_and_simulation(benchmark: Any, bench: Workbench, budget: in
     benchmark.group = "capacity: simulation"
     profile = bench.profile
     about: dict[str, Any] = {"method": "s3t", "budget": budget, "shards": profile.shards, "slices": profile.slices}
-    orders = cyclic(profile.slices, budget)
+    demand, orders = Demand.uniform(profile.shards, profile.slices), cyclic(profile.slices, budget)
     with bench.answering(**METRIC, **about):
         found = benchmark.pedantic(
-            simulate, (profile.shards, orders), {"trials": profile.trials, "seed": 0}, rounds=1, iterations=1
+            simulate, (demand, orders), {"trials": profile.trials, "seed": 0}, rounds=1, iterations=1
         )
+        low, high = found.last.interval()
     exact = deletion_rate(profile.shards, profile.slices, budget)
     bench.add(**METRIC, **about, value=exact, n=1, kind="derived")
-    margin = 1.96 * found.standard_error
     bench.add(
         **METRIC,
         **about,
-        value=found.mean,
-        low=found.mean - margin,
-        high=found.mean + margin,
+        value=found.last.mean,
+        low=low,
+        high=high,
         confidence=0.95,
         n=found.trials,
         kind="simulated",
         seed=0,
     )
-    assert abs(found.mean - exact) < 5 * found.standard_error
+    assert abs(found.last.deviation(exact)) < 5
 
 
 @pytest.mark.parametrize("budget", REAL_BUDGETS)

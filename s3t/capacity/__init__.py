@@ -5,16 +5,19 @@ Capacity counts requests, each to one slot; "dead" means that no shard has an or
 Everything here is pure; no torch.
 """
 
+from s3t.capacity.estimates import Estimate, Simulation
 from s3t.capacity.rates import deletion_rate, deletion_rate_from, harmonic
-from s3t.capacity.simulation import Simulation, simulate
+from s3t.capacity.simulation import simulate, simulate_stream
 from s3t.capacity.survival import expected_surviving_length, survival
 
 __all__ = [
+    "Estimate",
     "Simulation",
     "deletion_rate",
     "deletion_rate_from",
     "expected_surviving_length",
     "harmonic",
     "simulate",
+    "simulate_stream",
     "survival",
 ]

@@ -1,86 +1,173 @@
-"""The request process itself, simulated for many trials at once; no formula is used."""
+"""The request process, simulated for many trials at once; no formula for any answer is used.
+
+Under a demand the requests between first hits are drawn as waiting times (:mod:`~s3t.capacity.firsthits`); any other
+stream of requests is played in blocks. Outcomes follow from the first hits (:mod:`~s3t.capacity.outcomes`). Trials run in
+chunks, each with its own seed, so that memory is bounded and results do not depend on the number of threads.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from s3t.capacity.checks import check_orders, probabilities_of
+from s3t.capacity.checks import check_requests
+from s3t.capacity.demand import Demand
+from s3t.capacity.estimates import Estimate, Simulation
+from s3t.capacity.firsthits import draw_deaths, draw_first_hits
+from s3t.capacity.outcomes import OrderSet
+from s3t.capacity.playing import play
 from s3t.errors import LayoutError
-from s3t.records import Layout, Order
+from s3t.records import Order
 
+if TYPE_CHECKING:
+    from s3t.streams import Population, Stream
 
-@dataclass(frozen=True, eq=False)
-class Simulation:
-    """Simulated numbers of requests until no shard is live.
+_HELD = 1 << 17
+"""How many numbers per array a chunk of trials holds: 1 MB, so that most stays in the processor's cache."""
 
-    ``samples``: one count per trial, shape (trials,). ``standard_error``: of the mean; NaN for a single trial.
-    """
-
-    mean: float
-    standard_error: float
-    trials: int
-    samples: NDArray[np.int64]
+Floats = NDArray[np.float64]
+Draw = Callable[[int, np.random.Generator], tuple[Floats, Floats | None]]
+"""(trials, rng) -> deaths of shape (3, trials), and first hits of shape (trials, shards, slices) where they are needed."""
 
 
 def simulate(
-    shards: int, orders: Sequence[Order], *, trials: int, seed: int, probabilities: ArrayLike | None = None
+    demand: Demand,
+    orders: Sequence[Order],
+    *,
+    trials: int,
+    seed: int,
+    after: Sequence[int] = (),
+    threads: int | None = None,
 ) -> Simulation:
-    """Simulate requests until no shard is live, ``trials`` times over. No formula is used.
+    """Simulate independent requests until no shard is live, ``trials`` times over.
 
-    ``orders``: those that every shard trains. A request picks a slot, uniformly or with ``probabilities`` of shape
-    (shards, slices) summing to 1, and cuts every order of its shard before the slice's position; a shard is live while
-    some order keeps at least one slice. The request that kills the last shard is counted.
+    ``orders``: those that every shard trains. A request falls in a slot as ``demand`` says and cuts every order of its
+    shard before the slice's position; a shard is dead when no order keeps a slice. ``after``: numbers of requests at which
+    the best chains are looked at; without any, only first slices are drawn, which is faster. ``threads``: by default as
+    many as there are cores, at most 4; the result does not depend on it. Another question with the same ``seed`` draws
+    other numbers.
 
-    Raises LayoutError for impossible orders, shards, trials or probabilities, and where the system may never die.
+    Raises LayoutError for orders that do not fit, trials below 1, a negative seed or negative ``after``.
     """
-    slices = len(orders[0]) if len(orders) else 0
-    Layout(shards, slices)
-    check_orders(orders, slices)
+    chosen = _order_set(orders, demand.slices)
+
+    def draw(count: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+        if not after:
+            return draw_deaths(demand, chosen, count, rng), None
+        hits = draw_first_hits(demand, count, rng)
+        return chosen.deaths(hits), hits
+
+    held = demand.weights.size if after else demand.shards * len(chosen.first_slices)
+    about = [demand.weights.tobytes(), demand.replacement]
+    return _run(draw, chosen, trials, _entropy(seed, chosen, about), tuple(after), threads, held)
+
+
+def simulate_stream(
+    stream: Stream,
+    population: Population,
+    orders: Sequence[Order],
+    *,
+    trials: int,
+    seed: int,
+    after: Sequence[int] = (),
+    horizon: int = 1_000_000,
+    threads: int | None = None,
+) -> Simulation:
+    """Simulate any stream of requests to ``population``; else as :func:`simulate`.
+
+    A stream of independent requests has a demand and is simulated by it; all others are played block by block until all
+    shards are dead, the stream ends, or ``horizon`` requests have come; what has not died by then never does.
+
+    Raises LayoutError as :func:`simulate`, for a horizon below 1, and where the stream does not fit the population.
+    """
+    demand = stream.demand(population)
+    if demand is not None:
+        return simulate(demand, orders, trials=trials, seed=seed, after=after, threads=threads)
+    if horizon < max((1, *after)):
+        raise LayoutError(f"horizon={horizon} is too short: give at least {max((1, *after))}")
+    chosen = _order_set(orders, population.slices)
+
+    def draw(count: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+        hits = play(stream, population, chosen, count, rng, horizon=horizon, after=max(after, default=0))
+        return chosen.deaths(hits), hits if after else None
+
+    held = max(population.counts.size, stream.held(population))
+    about = [population.counts.tobytes(), repr(stream)]
+    return _run(draw, chosen, trials, _entropy(seed, chosen, about), tuple(after), threads, held)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What one chunk of trials adds: deaths, and sums and sums of squares, shape (3 quantities, len(after))."""
+
+    deaths: Floats
+    sums: Floats
+    squares: Floats
+
+
+def _run(
+    draw: Draw,
+    orders: OrderSet,
+    trials: int,
+    entropy: list[int],
+    after: tuple[int, ...],
+    threads: int | None,
+    held: int,
+) -> Simulation:
     if trials < 1:
         raise LayoutError(f"trials={trials} is not possible: give an integer of at least 1")
-    cumulative = None if probabilities is None else _request_distribution(probabilities, shards, orders)
-    rng = np.random.default_rng([seed, shards, slices, len(orders)])
+    for requests in after:
+        check_requests(requests)
+    if threads is not None and threads < 1:
+        raise LayoutError(f"threads={threads} is not possible: give an integer of at least 1")
+    size = max(1, min(trials, _HELD // max(held, 1)))
+    counts = [min(size, trials - start) for start in range(0, trials, size)]
+    seeds = np.random.SeedSequence(entropy).spawn(len(counts))
 
-    position = np.argsort(np.asarray(orders), axis=1).T.astype(np.int16)  # (slices, orders): where each slice stands
-    length = np.full((trials, shards, len(orders)), slices, dtype=np.int16)  # slices kept by every order
-    live = np.full(trials, shards)
-    samples = np.zeros(trials, dtype=np.int64)
-    running = np.arange(trials)
-    step = 0
-    while running.size:
-        step += 1
-        if cumulative is None:
-            slot = rng.integers(shards * slices, size=running.size)
-        else:
-            slot = np.searchsorted(cumulative, rng.random(running.size), side="right")
-        shard, slice_ = np.divmod(slot, slices)
-        before = length[running, shard]
-        after = np.minimum(before, position[slice_])
-        length[running, shard] = after
-        live[running] -= before.any(axis=1) & ~after.any(axis=1)
-        dead = live[running] == 0
-        if dead.any():
-            samples[running[dead]] = step
-            running = running[~dead]
-    error = float(samples.std(ddof=1) / math.sqrt(trials)) if trials > 1 else math.nan
-    return Simulation(float(samples.mean()), error, trials, samples)
+    def chunk(count: int, source: np.random.SeedSequence) -> _Part:
+        found, hits = draw(count, np.random.Generator(np.random.SFC64(source)))
+        values = np.zeros((3, len(after), count))
+        if hits is not None:
+            for column, requests in enumerate(after):
+                length = orders.lengths(hits <= requests)
+                values[0, column] = length.mean(axis=1)
+                values[2, column] = np.count_nonzero(length, axis=1)
+            values[1] = values[0] / orders.slices
+        return _Part(found, values.sum(axis=2), (values**2).sum(axis=2))
+
+    workers = min(threads or min(4, os.cpu_count() or 1), len(counts))
+    if workers == 1:
+        parts = [chunk(count, source) for count, source in zip(counts, seeds, strict=True)]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(chunk, counts, seeds))
+    sums, squares = sum(part.sums for part in parts), sum(part.squares for part in parts)
+    columns = [
+        tuple(Estimate.of_sums(float(sums[i, j]), float(squares[i, j]), trials) for j in range(len(after)))  # type: ignore[index]
+        for i in range(3)
+    ]
+    return Simulation(np.concatenate([part.deaths for part in parts], axis=1), after, *columns)
 
 
-def _request_distribution(probabilities: ArrayLike, shards: int, orders: Sequence[Order]) -> NDArray[np.float64]:
-    """Return the cumulative distribution over slots, shape (shards * slices,), that requests are drawn from."""
-    p = probabilities_of(probabilities)
-    slices = len(orders[0])
-    if p.shape != (shards, slices):
-        raise LayoutError(f"probabilities of shape {p.shape} do not fit: give one per slot, shape {(shards, slices)}")
-    if not math.isclose(float(p.sum()), 1.0, abs_tol=1e-9):
-        raise LayoutError(f"probabilities of all slots sum to {p.sum():.6g}: they must sum to 1")
-    if (p[:, sorted({order[0] for order in orders})] == 0.0).any():
-        raise LayoutError("a first slice has request probability 0, so the system may never die: give all of them more")
-    cumulative: NDArray[np.float64] = np.cumsum(p)
-    cumulative[np.flatnonzero(p)[-1] :] = 1.0  # rounding must not leave a gap below 1
-    return cumulative
+def _order_set(orders: Sequence[Order], slices: int) -> OrderSet:
+    chosen = OrderSet.of(orders)
+    if chosen.slices != slices:
+        raise LayoutError(f"orders of {chosen.slices} slices do not fit shards of {slices}")
+    return chosen
+
+
+def _entropy(seed: int, orders: OrderSet, about: Sequence[object]) -> list[int]:
+    """Return the entropy of a question: other layouts, orders or requests draw other numbers with the same seed.
+
+    Otherwise the errors of neighbouring cells would be one and the same.
+    """
+    if seed < 0:
+        raise LayoutError(f"seed={seed} is not possible: give an integer of at least 0")
+    return [seed, zlib.crc32(repr([orders.orders, *about]).encode())]

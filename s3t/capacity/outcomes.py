@@ -1,0 +1,124 @@
+"""From first hits to outcomes: when shards die, and what they serve after some requests. Follows the definitions alone.
+
+A *first hit* is the number of the request that first falls in a slot (1, 2, ...; infinity: none does). Everything that
+deletions do to a system follows from the first hits and the orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s3t.capacity.checks import check_orders
+from s3t.errors import LayoutError
+from s3t.records import Order
+
+_TABLE_SLICES = 14
+"""Up to here the outcome of every set of hit slices is tabulated (2^14 sets); longer orders are followed one by one."""
+
+_NETWORK_SHARDS = 12
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+def half_of(shards: int) -> int:
+    """Return how many dead shards are half of them: ceil(shards / 2)."""
+    return (shards + 1) // 2
+
+
+@dataclass(frozen=True)
+class OrderSet:
+    """The orders that every shard trains. LayoutError if there are none or one is no permutation of the slices."""
+
+    orders: tuple[Order, ...]
+
+    def __post_init__(self) -> None:
+        if not self.orders or not self.orders[0]:
+            raise LayoutError("no orders given: give at least one, each a permutation of the slices")
+        check_orders(self.orders, len(self.orders[0]))
+
+    @classmethod
+    def of(cls, orders: Sequence[Order]) -> OrderSet:
+        """Return ``orders`` as an order set; equal orders are kept, for they change nothing."""
+        return cls(tuple(tuple(int(piece) for piece in order) for order in orders))
+
+    @property
+    def slices(self) -> int:
+        """The number of slices of a shard."""
+        return len(self.orders[0])
+
+    @cached_property
+    def first_slices(self) -> list[int]:
+        """The distinct first slices: a shard is dead once all of them are hit."""
+        return sorted({order[0] for order in self.orders})
+
+    def _best(self, hit: NDArray[np.bool_]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+        """Return length and order of the served chains. ``hit``: shape (slices, ...), which slices are hit."""
+        length, served = np.zeros(hit.shape[1:], np.int16), np.zeros(hit.shape[1:], np.int16)
+        for number, order in enumerate(self.orders):
+            kept = np.zeros(hit.shape[1:], np.int16)
+            alive = np.ones(hit.shape[1:], bool)
+            for piece in order:
+                alive &= ~hit[piece]
+                kept += alive
+            longer = kept > length  # ties stay with the lowest order
+            length[longer], served[longer] = kept[longer], number
+        return length, served
+
+    @cached_property
+    def _table(self) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+        """Length and order of the served chain for every set of hit slices; bit l of the index says whether l is hit."""
+        sets = np.arange(1 << self.slices)
+        return self._best((sets >> np.arange(self.slices)[:, None] & 1).astype(bool))
+
+    def _look_up(self, hit: NDArray[np.bool_], which: int) -> NDArray[Any]:
+        if self.slices > _TABLE_SLICES:
+            return self._best(np.moveaxis(hit, -1, 0))[which]
+        packed = np.packbits(hit, axis=-1, bitorder="little")
+        if packed.shape[-1] == 1:
+            return self._table[which][packed[..., 0]]
+        return self._table[which][packed[..., 0] + (packed[..., 1].astype(np.uint16) << 8)]
+
+    def lengths(self, hit: NDArray[np.bool_]) -> NDArray[np.int16]:
+        """Return the length of the chain that is served, shape (...); 0: dead. ``hit``: shape (..., slices)."""
+        return self._look_up(hit, 0)
+
+    def served(self, hit: NDArray[np.bool_]) -> NDArray[np.int16]:
+        """Return the index of the order whose prefix is served: the longest, of equal ones the lowest."""
+        return self._look_up(hit, 1)
+
+    def chains(self, hit: NDArray[np.bool_]) -> Integers:
+        """Return the slices of the served chains, shape (..., slices), -1 behind their ends."""
+        chains = np.asarray(self.orders, dtype=np.int64)[self.served(hit)]
+        return np.where(np.arange(self.slices) < self.lengths(hit)[..., None], chains, -1)
+
+    def deaths(self, hits: Floats) -> Floats:
+        """Return when the first shard, half of them and the last are dead, shape (3, trials).
+
+        ``hits``: first hits, shape (trials, shards, slices).
+        """
+        return deaths(hits[..., self.first_slices].max(axis=-1).T)
+
+
+def deaths(moments: Floats) -> Floats:
+    """Return when the first shard, half of the shards and the last are dead, shape (3, trials).
+
+    ``moments``: when each shard is dead, shape (shards, trials), in requests or time.
+    """
+    half = half_of(len(moments))
+    if len(moments) > _NETWORK_SHARDS:
+        return np.stack([moments.min(axis=0), np.partition(moments, half - 1, axis=0)[half - 1], moments.max(axis=0)])
+    rest = list(moments)
+    least = []
+    for _ in range(half):
+        # One pass of bubble sort over whole columns: much faster than a selection in each of millions of short ones.
+        for i in range(len(rest) - 1, 0, -1):
+            rest[i - 1], rest[i] = np.minimum(rest[i - 1], rest[i]), np.maximum(rest[i - 1], rest[i])
+        least.append(rest.pop(0))
+    return np.stack([least[0], least[-1], moments.max(axis=0)])
