@@ -1,10 +1,8 @@
-"""Orders in which a shard's slices are trained (arXiv 2406.16257, section 3.2; docs/DERIVATION.md, "Orders")."""
+"""Cyclic orders: rotations, split again below each first slice (docs/DERIVATION.md, "Orders")."""
 
 from __future__ import annotations
 
-import math
-
-from s3t.errors import LayoutError
+from s3t.orders.checks import check_budget
 from s3t.records import Order
 
 
@@ -18,15 +16,7 @@ def cyclic(slices: int, budget: int) -> list[Order]:
     Raises LayoutError unless slices >= 1 and 1 <= budget <= slices!. Work grows with budget * slices^2, never slices!.
     Source: arXiv 2406.16257, section 3.2 (cyclic rotations, iterated); docs/DERIVATION.md, "Orders".
     """
-    if slices < 1:
-        raise LayoutError(f"slices={slices} is not possible: give an integer of at least 1")
-    if budget < 1:
-        raise LayoutError(f"budget={budget} is not possible: give an integer of at least 1")
-    if budget > math.factorial(slices):
-        raise LayoutError(
-            f"budget={budget} exceeds the {math.factorial(slices)} orders that {slices} slices have; "
-            f"give 1..{math.factorial(slices)}"
-        )
+    check_budget(slices, budget)
     return [_order_at(index, slices) for index in range(budget)]
 
 
