@@ -53,7 +53,7 @@ class Population:
         outside = ((places < 0) | (places >= (layout.shards, layout.slices))).any(axis=1)
         if outside.any():
             wrong = int(np.argmax(outside))
-            raise LayoutError(f"record {names[wrong]!r} lies in slot {tuple(places[wrong])}, outside {layout}")
+            raise LayoutError(f"record {names[wrong]!r} lies in slot {tuple(places[wrong].tolist())}, outside {layout}")
         slot = places[:, 0] * layout.slices + places[:, 1]
         counts = np.bincount(slot, minlength=layout.shards * layout.slices).reshape(layout.shards, layout.slices)
         owner = None
