@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln
 
-from s3t.capacity.checks import probabilities_of
+from s3t.capacity.checks import counts_of, probabilities_of
+from s3t.capacity.hypergeometric import log_miss
 from s3t.errors import LayoutError
 from s3t.records import Layout
 
@@ -19,11 +19,20 @@ class Demand:
 
     With replacement they are the probabilities that a request falls in each slot; they may sum to less than 1 (the rest
     falls elsewhere). Without replacement they are counts of records: every request picks one of the records not
-    requested yet, all equally likely, and there are as many requests as records.
+    requested yet, all equally likely, and there are as many requests as records. Raises LayoutError for anything else.
     """
 
     weights: NDArray[np.float64]
     replacement: bool = True
+
+    def __post_init__(self) -> None:
+        check, what = (probabilities_of, "probabilities") if self.replacement else (counts_of, "records")
+        weights = check(self.weights)
+        if weights.ndim != 2:
+            raise LayoutError(f"{what} of shape {weights.shape} do not fit: give one per slot, shape (shards, slices)")
+        weights = weights.copy()
+        weights.flags.writeable = False
+        object.__setattr__(self, "weights", weights)
 
     @classmethod
     def uniform(cls, shards: int, slices: int) -> Demand:
@@ -34,25 +43,12 @@ class Demand:
     @classmethod
     def of(cls, probabilities: ArrayLike) -> Demand:
         """Slots with the given probabilities, shape (shards, slices). LayoutError for impossible ones."""
-        p = probabilities_of(probabilities)
-        if p.ndim != 2:
-            raise LayoutError(f"probabilities of shape {p.shape} do not fit: give one per slot, shape (shards, slices)")
-        return cls(p)
+        return cls(np.asarray(probabilities, dtype=np.float64))
 
     @classmethod
     def once(cls, records: ArrayLike) -> Demand:
         """Each record requested at most once; ``records``: how many lie in each slot, shape (shards, slices)."""
-        counts = np.asarray(records)
-        if counts.ndim != 2 or counts.size == 0:
-            raise LayoutError(
-                f"records of shape {counts.shape} do not fit: give a count per slot, shape (shards, slices)"
-            )
-        wrong = counts[~(counts >= 0)] if counts.dtype.kind in "iuf" else counts.ravel()
-        if wrong.size or (counts != np.floor(counts)).any():
-            raise LayoutError(
-                f"records per slot must be whole numbers of at least 0, not {counts.ravel().tolist()[:8]}"
-            )
-        return cls(counts.astype(np.float64), replacement=False)
+        return cls(np.asarray(records), replacement=False)
 
     @property
     def shards(self) -> int:
@@ -69,16 +65,21 @@ class Demand:
         """The sum of all weights: without replacement the number of records, and so of requests there can be."""
         return float(self.weights.sum())
 
+    def check(self, requests: int) -> None:
+        """Raise LayoutError where this demand cannot make so many requests."""
+        if not self.replacement and requests > self.total:
+            raise LayoutError(f"requests={requests} exceeds the {self.total:.0f} records: each is requested once")
+
     def unhit(self, weight: ArrayLike, requests: ArrayLike) -> NDArray[np.float64]:
         """Return the probability that the first ``requests`` requests all miss a set of slots with total ``weight``.
 
-        (1 - w)^r with replacement; C(N - w, r) / C(N, r) without. The arguments broadcast.
+        (1 - w)^r with replacement; C(N - w, r) / C(N, r) without, to 1e-12 of its value for any N. The arguments
+        broadcast. LayoutError for more requests than there are records.
         """
         w, r = np.broadcast_arrays(np.asarray(weight, dtype=np.float64), np.asarray(requests, dtype=np.float64))
-        if self.replacement:
-            return np.asarray(np.clip(1.0 - w, 0.0, 1.0) ** r)
-        n = self.total
-        possible = r <= n - w + 0.5
-        left, after = np.where(possible, n - w, n), np.where(possible, n - w - r, n - r)
-        logs = gammaln(left + 1) - gammaln(after + 1) - gammaln(n + 1) + gammaln(n - r + 1)
-        return np.asarray(np.where(possible, np.exp(np.minimum(logs, 0.0)), 0.0))
+        if not self.replacement:
+            if r.size:
+                self.check(int(r.max()))
+            return np.asarray(np.exp(log_miss(self.total, w, r)))
+        certain = w >= 1.0
+        return np.asarray(np.where(certain, r == 0, np.exp(r * np.log1p(-np.where(certain, 0.0, w)))))
