@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -13,25 +12,10 @@ from matplotlib.figure import Figure
 
 from benchmarks import painters
 from benchmarks.rows import read
+from benchmarks.style import STYLE
 from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
 
 log = logging.getLogger(__name__)
-
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.labelsize": 13,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "legend.frameon": False,
-    "legend.fontsize": 11.5,
-    "lines.linewidth": 2.2,
-    "lines.markersize": 7.5,
-}
 
 
 def draw(rows_folder: Path, out_folder: Path, *, include_dirty: bool = False, profile: str | None = None) -> list[Path]:
