@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from baselines.plans import retrain, sequential, sisa
 from s3t.errors import LayoutError, did_you_mean
+from s3t.orders import Rule
 from s3t.plan import Plan, s3t_plan
 from s3t.records import Layout, Recipe
 
@@ -48,9 +49,11 @@ def find(method: str) -> MakePlan:
     return METHODS[method]
 
 
-def make_plan(method: str, layout: Layout, recipe: Recipe, layers: int) -> Plan:
+def make_plan(method: str, layout: Layout, recipe: Recipe, layers: int, rule: Rule | None = None) -> Plan:
     """Return the plan of ``method`` for a model of ``layers`` layers; undivided methods pay no heed to ``layout``.
 
-    Raises LayoutError for an unknown method and for a layout that the model cannot carry.
+    ``rule``: how the orders are chosen, cyclic if None. Raises LayoutError for an unknown method, for a layout that the
+    model cannot carry, and for a rule that does not fit the slices.
     """
-    return find(method)(layout, recipe, layers)
+    plan = find(method)(layout, recipe, layers)
+    return plan if rule is None else plan.ordered_by(rule)

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from s3t.errors import LayoutError
-from s3t.orders import cyclic
+from s3t.orders import Rule, cyclic
+from s3t.orders.rule import CYCLIC
 from s3t.records import Layout, Order, Recipe
 
 
@@ -31,6 +32,8 @@ class Stage:
 class Plan:
     """A method as data: layout, orders (the same for every shard), one stage per slice, and when deletions retrain.
 
+    ``rule`` says how the orders were chosen; the orders themselves are what counts.
+
     ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. Raises LayoutError if an order is
     not a permutation of the slices, if orders repeat, or if stages do not match the slices.
     """
@@ -41,6 +44,7 @@ class Plan:
     stages: tuple[Stage, ...]
     eager: bool = False
     cumulative: bool = True
+    rule: Rule = CYCLIC
 
     def __post_init__(self) -> None:
         if len(self.stages) != self.layout.slices:
@@ -53,8 +57,20 @@ class Plan:
             if sorted(order) != list(range(self.layout.slices)):
                 raise LayoutError(f"order {order} is not a permutation of the slices 0..{self.layout.slices - 1}")
 
+    def ordered_by(self, rule: Rule) -> Plan:
+        """Return the plan with the orders that ``rule`` chooses. LayoutError if it cannot choose as many."""
+        return replace(self, orders=rule.orders(self.layout.slices, self.layout.budget), rule=rule)
+
     def with_budget(self, budget: int) -> Plan:
-        """Return the plan with cyclic orders for another budget; earlier orders stay a prefix of the new ones."""
+        """Return the plan with cyclic orders for another budget; earlier orders stay a prefix of the new ones.
+
+        LayoutError if the plan's own orders are not cyclic: the ledger of a run says only to which budget it was extended.
+        """
+        if self.rule != CYCLIC:
+            raise LayoutError(
+                f"a plan with {self.rule.name} orders cannot be extended to budget {budget}, only cyclic orders can; "
+                "train another run with that budget"
+            )
         layout = replace(self.layout, budget=budget)
         orders = tuple(cyclic(layout.slices, budget))
         if orders[: len(self.orders)] != self.orders and self.orders[:budget] != orders:
@@ -67,6 +83,9 @@ class Plan:
         """Return the plan as plain JSON values (docs/DERIVATION.md, "Run folder")."""
         raw = asdict(self)
         raw["orders"] = [list(order) for order in self.orders]
+        del raw["rule"]
+        if self.rule != CYCLIC:
+            raw["rule"] = self.rule.to_json()
         raw["stages"] = [{**asdict(stage), "layers": list(stage.layers)} for stage in self.stages]
         return raw
 
@@ -75,7 +94,8 @@ class Plan:
         """Rebuild a plan from :meth:`to_json`."""
         stages = tuple(Stage(s["adapter"], s["kind"], tuple(s["layers"]), s["epochs"]) for s in raw["stages"])
         orders = tuple(tuple(order) for order in raw["orders"])
-        return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], raw["cumulative"])
+        rule = Rule.from_json(raw["rule"]) if "rule" in raw else CYCLIC
+        return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], raw["cumulative"], rule)
 
 
 def top_down_blocks(layers: int, slices: int) -> list[tuple[int, ...]]:

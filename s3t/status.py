@@ -15,6 +15,8 @@ from s3t.runs import Run
 class Status:
     """What a run is and how it stands. ``chain_lengths``: stages served per live shard; ``bytes``: of trained nodes.
 
+    ``orders``: the rule that chose them.
+
     ``stores``: every place below the run folder where data or what was trained on it is kept.
     """
 
@@ -22,6 +24,7 @@ class Status:
     model: str
     data: str
     layout: Layout
+    orders: str
     requests: int
     deleted: int
     retained: int
@@ -44,6 +47,7 @@ def describe_status(run: Run, facts: Facts) -> Status:
         model=run.config.model["name"],
         data=run.config.data["name"],
         layout=facts.plan.layout,
+        orders=str(facts.plan.rule),
         requests=run.ledger.count("request"),
         deleted=run.ledger.tombstones(),
         retained=run.records.count("train"),

@@ -16,10 +16,11 @@ import typer
 from typer.core import TyperGroup
 
 from s3t.cli.attest import certify, check
-from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, read_dataset, read_texts
+from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, choose_rule, read_dataset, read_texts
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.records import Cut, Threshold, choose_shingles, duplicates, report_before_training, with_copies
 from s3t.errors import DataError, S3TError
+from s3t.orders.rule import HORIZON, RULES
 
 
 class _OneLineErrors(TyperGroup):
@@ -76,6 +77,11 @@ def train(
     shards: Annotated[int | None, typer.Option(help=f"Disjoint parts of the data ({LAYOUT['shards']}).")] = None,
     slices: Annotated[int | None, typer.Option(help=f"Parts of a shard, a block each ({LAYOUT['slices']}).")] = None,
     budget: Annotated[int | None, typer.Option(help=f"Orders trained per shard ({LAYOUT['budget']}).")] = None,
+    orders: Annotated[str | None, typer.Option(help=f"How orders are chosen: {', '.join(RULES)}.")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="File with the request probability of each slice of a shard: JSON list or text.")
+    ] = None,
+    horizon: Annotated[int | None, typer.Option(help=f"Requests that orders are chosen for ({HORIZON}).")] = None,
     seed: Annotated[int, typer.Option(help="Seed that all seeds of the run derive from.")] = 0,
     epochs: Annotated[float | None, typer.Option(help="Epochs per stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Records per optimizer step.")] = None,
@@ -99,6 +105,7 @@ def train(
     layout = choose_layout(method, {"shards": shards, "slices": slices, "budget": budget})
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
     chosen = choose_recipe({**fields, "max_length": max_length}, recipe or [])
+    rule = choose_rule(method, orders, prior, horizon, seed)
     columns = {"text": text, "label": label, "id": id_, "validation": validation, "test": test}
     dataset = read_dataset(data, columns, classes, limit)
 
@@ -109,7 +116,7 @@ def train(
     from s3t.system import System
 
     backbone = load(model)
-    plan = make_plan(method, layout, chosen, backbone.layers)
+    plan = make_plan(method, layout, chosen, backbone.layers, rule)
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from s3t.errors import DataError, LayoutError, RecipeError, did_you_mean
+from s3t.orders import Rule
 from s3t.records import Dataset, Layout, Recipe, sha256
 
 LAYOUT = {"shards": 4, "slices": 3, "budget": 1}
@@ -27,6 +29,46 @@ def choose_layout(method: str, given: dict[str, int | None]) -> Layout:
                 )
         return Layout(1, 1, 1)
     return Layout(**{**LAYOUT, **named})
+
+
+def choose_rule(method: str, orders: str | None, prior: Path | None, horizon: int | None, seed: int) -> Rule | None:
+    """Return the rule for the orders, None where nothing is said. Errors as :func:`read_prior` and ``Rule``."""
+    from baselines.methods import UNDIVIDED
+
+    if orders is None and prior is None and horizon is None:
+        return None
+    if method in UNDIVIDED:
+        raise LayoutError(f"--orders, --prior and --horizon do not apply to {method}: it has one slice; leave them out")
+    if orders is None:
+        raise LayoutError("--prior and --horizon go with --orders: say which, for example --orders matching")
+    return Rule.of(orders, prior=None if prior is None else read_prior(prior), horizon=horizon, seed=seed)
+
+
+def read_prior(path: Path) -> tuple[float, ...]:
+    """Return the numbers in a file: a JSON list, or text with commas, semicolons or white space between them.
+
+    DataError for a file that cannot be read as such; LayoutError, naming the file, for numbers that are no request
+    probabilities of slices.
+    """
+    from s3t.orders.checks import prior_of
+
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+        numbers = (
+            json.loads(text)
+            if text.startswith(("[", "{"))
+            else [float(word) for word in re.split(r"[,;\s]+", text) if word]
+        )
+        if not isinstance(numbers, list) or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+            raise ValueError("not a list of numbers")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} cannot be read as a prior ({error}); give a JSON list or plain text with one number per slice"
+        ) from error
+    try:
+        return tuple(prior_of(numbers).tolist())
+    except LayoutError as error:
+        raise LayoutError(f"the prior in {path} does not do: {error}") from error
 
 
 def choose_recipe(given: dict[str, float | int | None], more: list[str]) -> Recipe:

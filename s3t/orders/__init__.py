@@ -7,7 +7,8 @@ slice; :func:`best` maximises what is served, the expected length of the best su
 from s3t.orders.growth import matching
 from s3t.orders.optimum import Choice, best, choose
 from s3t.orders.rotations import cyclic
+from s3t.orders.rule import RULES, Rule
 from s3t.orders.sampling import conditional, random
 from s3t.orders.value import expected_best
 
-__all__ = ["Choice", "best", "choose", "conditional", "cyclic", "expected_best", "matching", "random"]
+__all__ = ["RULES", "Choice", "Rule", "best", "choose", "conditional", "cyclic", "expected_best", "matching", "random"]

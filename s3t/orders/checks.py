@@ -47,3 +47,8 @@ def check_horizon(horizon: int) -> None:
     """Raise LayoutError unless ``horizon``, a number of requests, is a whole number of at least 0."""
     if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 0:
         raise LayoutError(f"horizon={horizon} is not possible: give an integer of at least 0")
+
+
+def generator(seed: int, *more: int) -> np.random.Generator:
+    """Return the generator for a seed, any whole number, and what else its stream belongs to."""
+    return np.random.default_rng([seed % 2**64, *more])

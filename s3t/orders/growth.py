@@ -19,7 +19,7 @@ NEAR_TIE = 1e-9
 
 
 def matching(
-    probabilities: ArrayLike, horizon: int = 100, score: str = "paper", budget: int | None = None
+    probabilities: ArrayLike, horizon: int = 100, score: str = "expected_length", budget: int | None = None
 ) -> list[Order]:
     """Return ``budget`` distinct orders (None: one per slice) chosen for known request probabilities, by matchings.
 

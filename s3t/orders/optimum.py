@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s3t.errors import LayoutError
-from s3t.orders.checks import check_budget, check_horizon, prior_of
+from s3t.orders.checks import check_budget, check_horizon, generator, prior_of
 from s3t.orders.growth import matching
 from s3t.orders.rotations import cyclic
 from s3t.orders.value import Unhit, expected_best, kept_lengths
@@ -78,7 +78,7 @@ def _chosen(p: NDArray[np.float64], budget: int, horizon: int, seed: int, starts
         lattice = [tuple(sets_of_size(slices, size)) for size in range(1, slices)]
         return _filled(chains_through(lattice, slices), slices, budget), True
     law = Unhit.after(p, horizon)
-    rng = np.random.default_rng([seed, slices, budget, horizon])
+    rng = generator(seed, slices, budget, horizon)
     found, value = _climbed(matching(p, horizon, "expected_length", budget), law)
     for _ in range(starts - 1):
         drawn = dict.fromkeys(tuple(rng.permutation(slices).tolist()) for _ in range(budget))

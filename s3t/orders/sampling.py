@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import ArrayLike
 
-from s3t.orders.checks import Floats, check_budget, prior_of
+from s3t.orders.checks import Floats, check_budget, generator, prior_of
 from s3t.records import Order
 
 LISTED = 7
@@ -26,7 +26,7 @@ def conditional(probabilities: ArrayLike, budget: int, seed: int) -> list[Order]
     """
     p = prior_of(probabilities)
     check_budget(p.size, budget)
-    return _distinct(1.0 - np.minimum(p, 1.0), budget, np.random.default_rng([seed, p.size]))
+    return _distinct(1.0 - np.minimum(p, 1.0), budget, generator(seed, p.size))
 
 
 def random(slices: int, budget: int, seed: int) -> list[Order]:
@@ -35,7 +35,7 @@ def random(slices: int, budget: int, seed: int) -> list[Order]:
     Raises LayoutError unless slices >= 1 and 1 <= budget <= slices!.
     """
     check_budget(slices, budget)
-    return _distinct(np.ones(slices), budget, np.random.default_rng([seed, slices]))
+    return _distinct(np.ones(slices), budget, generator(seed, slices))
 
 
 def _distinct(weights: Floats, budget: int, rng: np.random.Generator) -> list[Order]:
