@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, get_args, cast
 
 import pandas as pd
 from scipy.special import stdtrit
@@ -35,7 +35,10 @@ __all__ = [
 ]
 
 SCHEMA = 1
-QUESTIONS = ("capacity", "cost", "accuracy", "latency", "storage", "audit")
+Question = Literal[
+    "capacity", "cost", "accuracy", "latency", "storage", "audit", "simulation", "orders", "streams", "planning"
+]
+QUESTIONS: tuple[str, ...] = get_args(Question)
 PROFILES = ("smoke", "quick", "health", "full")
 KINDS = ("measured", "derived", "claimed", "simulated")
 STATUSES = ("ok", "failed", "not-run")
@@ -56,7 +59,7 @@ class Row:
     type or not finite, "ok" without a value, or anything else without a reason.
     """
 
-    question: Literal["capacity", "cost", "accuracy", "latency", "storage", "audit"]
+    question: Question
     profile: Literal["smoke", "quick", "health", "full"]
     method: str
     budget: int
