@@ -25,9 +25,9 @@ def growth_of_the_paper(shards: int, slices: int, budget: int) -> float:
 def gap_of_the_paper(slices: int, j: int, budget: int, requests: int) -> float:
     """Return zeta (1 - zeta^(B' - 1)), zeta = 1 - (1 - j/L)^r, B' = min(B, L): the paper's gap between S3T and SISA.
 
-    Meant: P(some order keeps its first j slices) - P(one order does) after r uniform requests to the shard. It takes
-    the orders as independent. With disjoint prefixes they are so only if the number of requests is Poisson; with exactly r
-    of them it is a lower bound. Where prefixes overlap it is neither. :func:`gap` is exact.
+    Meant: P(some order keeps its first j slices) - P(one order does) after r uniform requests to the shard. It takes the
+    orders as independent. With disjoint prefixes they are that if the number of requests is Poisson; with exactly r of
+    them the formula is a lower bound. Where prefixes overlap it may lie on either side. :func:`gap` is exact.
     Raises LayoutError for a budget or j that does not fit the slices, or negative requests.
     """
     layout = Layout(1, slices, budget)
