@@ -60,13 +60,17 @@ def play(
 def plain_requests(demand: Demand, rng: random.Random) -> Iterator[tuple[int, ...]]:
     """Yield the slots of requests under ``demand``, one by one; where it falls short of 1, a request may fail to hit any.
 
-    Without replacement all records are listed and shuffled.
+    Without replacement records are shuffled as far as they are asked for, holding only those that have moved.
     """
     weights = demand.weights.reshape(-1).tolist()
     if not demand.replacement:
-        records = [slot for slot, count in enumerate(weights) for _ in range(int(count))]
-        rng.shuffle(records)
-        yield from zip(records, strict=True)
+        starts = list(itertools.accumulate(int(count) for count in weights))
+        moved: dict[int, int] = {}
+        for left in range(starts[-1], 0, -1):
+            pick = int(rng.random() * left)
+            record = moved.get(pick, pick)
+            moved[pick] = moved.pop(left - 1, left - 1)
+            yield (bisect.bisect_right(starts, record),)
     elif min(weights) == max(weights) and abs(sum(weights) - 1.0) < 1e-9:
         slots, draw = len(weights), rng.random
         while True:

@@ -65,14 +65,16 @@ class Simulation:
 
     ``deaths``: requests until the first shard is dead, half of them (ceil(shards / 2)) and the last, shape (3, trials),
     the deadly request counted; infinity where none was by the end. ``after``: the numbers of requests at which these are
-    estimated, each a mean over all shards: ``best_length``, slices in the served chain of a shard (0 if dead);
-    ``in_service``, the same as a share of all slices; ``live``, the number of live shards.
+    estimated: ``best_length``, slices behind the served chain, mean over all shards (0 for a dead one); ``in_service``, slices
+    behind served chains as a share of all slices; ``records_in_service``, records there as a share of all; ``live``, the
+    number of live shards.
     """
 
     deaths: NDArray[np.float64]
     after: tuple[int, ...] = ()
     best_length: tuple[Estimate, ...] = ()
     in_service: tuple[Estimate, ...] = ()
+    records_in_service: tuple[Estimate, ...] = ()
     live: tuple[Estimate, ...] = ()
 
     @property

@@ -98,6 +98,16 @@ class OrderSet:
         chains = np.asarray(self.orders, dtype=np.int64)[self.served(hit)]
         return np.where(np.arange(self.slices) < self.lengths(hit)[..., None], chains, -1)
 
+    def behind(self, hit: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Say which slices lie behind the served chains. ``hit`` and result: shape (..., slices)."""
+        return self._prefixes[self.served(hit), self.lengths(hit)]
+
+    @cached_property
+    def _prefixes(self) -> NDArray[np.bool_]:
+        """Which slices the prefixes of every order hold, shape (orders, length + 1, slices)."""
+        place = np.argsort(np.asarray(self.orders), axis=1)
+        return place[:, None, :] < np.arange(self.slices + 1)[:, None]
+
     def deaths(self, hits: Floats) -> Floats:
         """Return when the first shard, half of them and the last are dead, shape (3, trials).
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from s3t.capacity.checks import check_requests
+from s3t.capacity.checks import check_requests, counts_of
 from s3t.capacity.demand import Demand
 from s3t.capacity.estimates import Estimate, Simulation
 from s3t.capacity.firsthits import draw_deaths, draw_first_hits
@@ -44,17 +44,19 @@ def simulate(
     trials: int,
     seed: int,
     after: Sequence[int] = (),
+    records: ArrayLike | None = None,
     threads: int | None = None,
 ) -> Simulation:
     """Simulate independent requests until no shard is live, ``trials`` times over.
 
     ``orders``: those that every shard trains. A request falls in a slot as ``demand`` says and cuts every order of its
     shard before the slice's position; a shard is dead when no order keeps a slice. ``after``: numbers of requests at which
-    the best chains are looked at; without any, only first slices are drawn, which is faster. ``threads``: by default as
-    many as there are cores, at most 4; the result does not depend on it. Another question with the same ``seed`` draws
-    other numbers.
+    the best chains are looked at; without any, only first slices are drawn, which is faster. ``records``: how many lie in
+    each slot, shape (shards, slices), for the share of the records in service; without replacement those of the demand,
+    else by default equally many. ``threads``: by default as many as there are cores, at most 4; the result does not depend
+    on it. Another question with the same ``seed`` draws other numbers.
 
-    Raises LayoutError for orders that do not fit, trials below 1, a negative seed or negative ``after``.
+    Raises LayoutError for orders or records that do not fit, trials below 1, a negative seed or negative ``after``.
     """
     chosen = _order_set(orders, demand.slices)
 
@@ -65,8 +67,9 @@ def simulate(
         return chosen.deaths(hits), hits
 
     held = demand.weights.size if after else demand.shards * len(chosen.first_slices)
-    about = [demand.weights.tobytes(), demand.replacement]
-    return _run(draw, chosen, trials, _entropy(seed, chosen, about), tuple(after), threads, held)
+    entropy = _entropy(seed, chosen, [demand.weights.tobytes(), demand.replacement])
+    look = _Look(chosen, tuple(after), _shares(demand, records))
+    return _run(draw, look, trials, entropy, threads, held)
 
 
 def simulate_stream(
@@ -89,7 +92,8 @@ def simulate_stream(
     """
     demand = stream.demand(population)
     if demand is not None:
-        return simulate(demand, orders, trials=trials, seed=seed, after=after, threads=threads)
+        counts = population.counts
+        return simulate(demand, orders, trials=trials, seed=seed, after=after, records=counts, threads=threads)
     if horizon < max((1, *after)):
         raise LayoutError(f"horizon={horizon} is too short: give at least {max((1, *after))}")
     chosen = _order_set(orders, population.slices)
@@ -99,31 +103,49 @@ def simulate_stream(
         return chosen.deaths(hits), hits if after else None
 
     held = max(population.counts.size, stream.held(population))
-    about = [population.counts.tobytes(), repr(stream)]
-    return _run(draw, chosen, trials, _entropy(seed, chosen, about), tuple(after), threads, held)
+    entropy = _entropy(seed, chosen, [population.counts.tobytes(), repr(stream)])
+    look = _Look(chosen, tuple(after), population.counts / population.size)
+    return _run(draw, look, trials, entropy, threads, held)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What is looked at in every trial, and after how many requests. ``shares``: of the records, per slot."""
+
+    orders: OrderSet
+    after: tuple[int, ...]
+    shares: Floats
+
+    def __call__(self, hits: Floats) -> Floats:
+        """Return best length, slices in service, records in service, live shards, shape (4, len(after), trials)."""
+        equal = np.ptp(self.shares) <= 1e-12 * self.shares.max()
+        values = np.zeros((4, len(self.after), len(hits)))
+        for column, requests in enumerate(self.after):
+            hit = hits <= requests
+            length = self.orders.lengths(hit)
+            values[0, column] = length.mean(axis=1)
+            values[3, column] = np.count_nonzero(length, axis=1)
+            if not equal:
+                values[2, column] = np.einsum("tsl,sl->t", self.orders.behind(hit), self.shares)
+        values[1] = values[0] / self.orders.slices
+        if equal:
+            values[2] = values[1]
+        return values
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """What one chunk of trials adds: deaths, and sums and sums of squares, shape (3 quantities, len(after))."""
+    """What one chunk of trials adds: deaths, and sums and sums of squares, shape (4 quantities, len(after))."""
 
     deaths: Floats
     sums: Floats
     squares: Floats
 
 
-def _run(
-    draw: Draw,
-    orders: OrderSet,
-    trials: int,
-    entropy: list[int],
-    after: tuple[int, ...],
-    threads: int | None,
-    held: int,
-) -> Simulation:
+def _run(draw: Draw, look: _Look, trials: int, entropy: list[int], threads: int | None, held: int) -> Simulation:
     if trials < 1:
         raise LayoutError(f"trials={trials} is not possible: give an integer of at least 1")
-    for requests in after:
+    for requests in look.after:
         check_requests(requests)
     if threads is not None and threads < 1:
         raise LayoutError(f"threads={threads} is not possible: give an integer of at least 1")
@@ -133,13 +155,7 @@ def _run(
 
     def chunk(count: int, source: np.random.SeedSequence) -> _Part:
         found, hits = draw(count, np.random.Generator(np.random.SFC64(source)))
-        values = np.zeros((3, len(after), count))
-        if hits is not None:
-            for column, requests in enumerate(after):
-                length = orders.lengths(hits <= requests)
-                values[0, column] = length.mean(axis=1)
-                values[2, column] = np.count_nonzero(length, axis=1)
-            values[1] = values[0] / orders.slices
+        values = np.zeros((4, 0, count)) if hits is None else look(hits)
         return _Part(found, values.sum(axis=2), (values**2).sum(axis=2))
 
     workers = min(threads or min(4, os.cpu_count() or 1), len(counts))
@@ -148,12 +164,27 @@ def _run(
     else:
         with ThreadPoolExecutor(workers) as pool:
             parts = list(pool.map(chunk, counts, seeds))
-    sums, squares = sum(part.sums for part in parts), sum(part.squares for part in parts)
-    columns = [
-        tuple(Estimate.of_sums(float(sums[i, j]), float(squares[i, j]), trials) for j in range(len(after)))  # type: ignore[index]
-        for i in range(3)
+    sums = np.sum([part.sums for part in parts], axis=0).tolist()
+    squares = np.sum([part.squares for part in parts], axis=0).tolist()
+    found = [
+        tuple(Estimate.of_sums(one, two, trials) for one, two in zip(*rows, strict=True))
+        for rows in zip(sums, squares, strict=True)
     ]
-    return Simulation(np.concatenate([part.deaths for part in parts], axis=1), after, *columns)
+    return Simulation(np.concatenate([part.deaths for part in parts], axis=1), look.after, *found)
+
+
+def _shares(demand: Demand, records: ArrayLike | None) -> Floats:
+    """Return the share of the records that lies in each slot."""
+    counts = demand.weights if records is None and not demand.replacement else np.ones(demand.weights.shape)
+    if records is not None:
+        counts = counts_of(records)
+    if counts.shape != demand.weights.shape or not counts.sum() > 0:
+        raise LayoutError(
+            f"records of shape {counts.shape} do not fit: give one count per slot, {demand.weights.shape}"
+        )
+    if not demand.replacement and (counts != demand.weights).any():
+        raise LayoutError("records are given twice, and differ: without replacement they are the demand's own")
+    return np.asarray(counts / counts.sum(), dtype=np.float64)
 
 
 def _order_set(orders: Sequence[Order], slices: int) -> OrderSet:
