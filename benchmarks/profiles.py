@@ -16,6 +16,12 @@ SEQUENTIAL = Recipe(lr=4e-3, head_lr=3e-3)
 FULL = Recipe(lr=1e-4, head_lr=3e-3)
 """Full fine-tuning wants a smaller step than LoRA."""
 
+REQUESTS = (
+    *("uniform:once", "uniform", "exponential", "pareto:1.5", "zipf:1.2", "bursty:10", "by-user", "drift:100", "worst"),
+    "adaptive",
+)
+"""Every kind of request stream but those from files."""
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -27,6 +33,9 @@ class Profile:
     ``individually``: deletions that these execute one by one, before the rest are batched up to each checkpoint (by
     exactness the model is the same; the cost of the rest is derived).
     ``streams``: deletion streams per budget in the capacity measurement; ``trials``: simulated lives per cell.
+    ``request_streams`` and ``accuracy_streams``: streams (:func:`s3t.streams.make_stream`) under which capacity, and
+    accuracy, are measured, after ``stream_checkpoints`` requests; ``stream_lives`` real and ``stream_trials`` simulated
+    ones each, accuracy for the first ``stream_seeds`` seeds.
     """
 
     name: str
@@ -45,6 +54,12 @@ class Profile:
     trials: int
     rounds: int
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
+    request_streams: tuple[str, ...] = REQUESTS
+    accuracy_streams: tuple[str, ...] = ("uniform:once", "zipf:1.2", "worst")
+    stream_checkpoints: tuple[int, ...] = (0, 4, 12, 24)
+    stream_lives: int = 5
+    stream_trials: int = 20_000
+    stream_seeds: int = 1
 
     def recipe(self, method: str) -> Recipe:
         """Return the recipe of a method: its own if it has one, else that of its kind of training."""
@@ -74,6 +89,11 @@ PROFILES: dict[str, Profile] = {
         streams=5,
         trials=2_000,
         rounds=5,
+        request_streams=("uniform:once", "zipf:1.2", "by-user", "worst", "adaptive"),
+        accuracy_streams=("uniform:once",),
+        stream_checkpoints=(0, 2, 5),
+        stream_lives=2,
+        stream_trials=1_000,
         recipes=dict.fromkeys(("s3t", "sequential", "sisa-lora", "sisa-lora-lazy", "retrain-lora"), _SHORT),
     ),
     "quick": Profile(
@@ -147,5 +167,9 @@ PROFILES: dict[str, Profile] = {
         streams=100,
         trials=1_000_000,
         rounds=200,
+        accuracy_streams=REQUESTS,
+        stream_lives=20,
+        stream_trials=200_000,
+        stream_seeds=3,
     ),
 }

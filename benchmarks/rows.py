@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import pandas as pd
 from scipy.special import stdtrit

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from s3t.cli.attest import certify, check
 from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, choose_rule, read_dataset, read_texts
 from s3t.cli.output import plain, print_result, progress_bar, spent
+from s3t.cli.planning import plan
 from s3t.cli.records import Cut, Threshold, choose_shingles, duplicates, report_before_training, with_copies
 from s3t.errors import DataError, S3TError
 from s3t.orders.rule import HORIZON, RULES
@@ -221,6 +222,7 @@ def delete(
 app.command()(duplicates)
 app.command()(certify)
 app.command()(check)
+app.command()(plan)
 
 
 @app.command()
