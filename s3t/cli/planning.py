@@ -115,22 +115,23 @@ def _table(front: Sequence[Option], best: Option, needs: Needs, price: Price) ->
 
     lines = [
         f"{'shards x slices x orders':<26}{'first dead':>16}{'last dead':>16}{'rebuilds':>10}{'up front':>10}"
-        f"{'disk':>10}{'in service':>12}{'accuracy':>10}{'per deletion':>14}" + "".join(f"{n:>14}" for n in RIVALS),
-        f"{'':<26}{'days':>16}{'days':>16}{'a year':>10}{'':>10}{'':>10}{'half way':>12}{'':>10}",
+        f"{'disk':>10}{'behind a':>12}{'accuracy':>10}{'per deletion':>14}" + "".join(f"{n:>14}" for n in RIVALS),
+        f"{'':<26}{'days':>16}{'days':>16}{'a year':>10}{'':>10}{'':>10}{'model':>12}{'':>10}",
     ]
-    shown = sorted(front, key=lambda o: (bool(misses(o, needs)), -o.records_per_shard, o.upfront))[:SHOWN]
+    shown = sorted(front, key=lambda o: (bool(misses(o, needs)), -o.behind, o.upfront))[:SHOWN]
     for option in shown if best in shown else [best, *shown[:-1]]:
         mark = "*" if option == best else "-" if misses(option, needs) else " "
         lines.append(
             f"{mark} {option.name:<24}{option.first / needs.per_day:>16,.1f}{option.last / needs.per_day:>16,.1f}"
-            f"{option.rebuilds_per_year:>10,.1f}{_time(option.upfront):>10}{_size(option.bytes):>10}{option.share:>12.0%}"
+            f"{option.rebuilds_per_year:>10,.1f}{_time(option.upfront):>10}{_size(option.bytes):>10}{option.behind:>12,.0f}"
             + ("-" if option.accuracy is None else f"{option.accuracy:.1%}").rjust(10)
             + f"{_time(option.per_deletion):>14}"
             + "".join(f"{_time(option.rivals[name]):>14}" for name in RIVALS)
         )
     left = f"; {len(front) - len(shown)} more with --json" if len(front) > len(shown) else ""
     lines.append(
-        f"{len(front)} layouts that no other beats{left}; * the pick, - outside the limits; times as on this machine with "
+        f"{len(front)} layouts that no other beats{left}; * the pick, - outside the limits. Behind a model: records that a "
+        f"served shard has learned from, half way to the rebuild. Times as on this machine with "
         f"{price.model} ({price.seconds_per_layer_pass * 1e6:.1f} us per layer pass), one node after another"
     )
     return "\n".join(lines)

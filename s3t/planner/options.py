@@ -30,6 +30,8 @@ MakePlan = Callable[[Layout, Recipe, int], Plan]
 Trigger = Literal["first", "half", "last"]
 YEAR = 365.25
 """Days."""
+HALF_A_POINT, A_TENTH = 0.005, 0.1
+"""Differences that do not decide: of accuracy, and of the records behind a served model."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Option:
     rivals: Mapping[str, float]
 
     @property
+    def behind(self) -> float:
+        """Expected records behind the model of a shard, half way to the rebuild: what there is to learn from."""
+        return self.records_per_shard * self.share
+
+    @property
     def name(self) -> str:
         """Such as ``4 x 3 x 3 cyclic``: shards, slices, budget, rule."""
         return f"{self.shards} x {self.slices} x {self.budget} {self.rule}"
@@ -107,10 +114,11 @@ def options(needs: Needs, price: Price, rivals: Mapping[str, MakePlan], curve: C
 def pareto(found: Sequence[Option]) -> list[Option]:
     """Return the options that no other one beats: none is as good in everything and better in something.
 
-    More requests to the rebuild, less training up front, fewer bytes, more records per shard (the best that is known of
-    accuracy where no curve is), a larger share in service. Sorted by training up front.
+    Fewer rebuilds, less training up front, fewer bytes, and more accuracy if all curves are known, else more records behind
+    a served model half way to the rebuild. Sorted by training up front.
     """
-    goods = np.array([_goods(option) for option in found])
+    known = all(option.accuracy is not None for option in found)
+    goods = np.array([_goods(option, known) for option in found])
     kept = [
         option
         for option, good in zip(found, goods, strict=True)
@@ -119,15 +127,9 @@ def pareto(found: Sequence[Option]) -> list[Option]:
     return sorted(kept, key=lambda option: (option.upfront, option.bytes, option.name))
 
 
-def _goods(option: Option) -> tuple[float, ...]:
-    return (
-        -option.rebuilds_per_year,
-        -option.upfront,
-        -option.bytes,
-        option.records_per_shard,
-        option.share,
-        option.accuracy or 0.0,
-    )
+def _goods(option: Option, known: bool) -> tuple[float, ...]:
+    quality = option.accuracy if known and option.accuracy is not None else option.behind
+    return (-option.rebuilds_per_year, -option.upfront, -option.bytes, quality)
 
 
 def misses(option: Option, needs: Needs) -> list[str]:
@@ -146,8 +148,9 @@ def _limits(option: Option, needs: Needs) -> tuple[tuple[float, float, str], ...
 def pick(found: Sequence[Option], needs: Needs) -> tuple[Option, str]:
     """Return the option to take and one sentence why.
 
-    Of those within the limits: the best accuracy where curves are known, else the most records per shard, for a shard's
-    model learns from these alone; ties by the least training in a year, rebuilds included. LayoutError if none is within.
+    Of those within the limits: those within HALF_A_POINT of the best accuracy where curves are known, else within A_TENTH
+    of the most records behind a served model half way to the rebuild; of these the one with the least training in a year,
+    rebuilds included. LayoutError if none is within the limits.
     """
     within = [option for option in found if not misses(option, needs)]
     if not within:
@@ -157,23 +160,21 @@ def pick(found: Sequence[Option], needs: Needs) -> tuple[Option, str]:
             f"no layout is within the limits{why}; give more disk, hours or rebuilds, or --rebuild-at last"
         )
     known = [option for option in within if option.accuracy is not None]
-    chosen = min(
-        known or within, key=lambda option: (*_rank(option), _yearly(option, needs), option.bytes, option.name)
-    )
-    reason = (
-        f"it has the best expected accuracy ({chosen.accuracy:.1%}) of {len(known)} layouts with a known curve"
-        if chosen.accuracy is not None
-        else f"it keeps the most records together ({chosen.records_per_shard:,.0f} per shard) of {len(within)} layouts"
-    )
+    if known:
+        top = max(option.accuracy or 0.0 for option in known)
+        good = [option for option in known if (option.accuracy or 0.0) >= top - HALF_A_POINT]
+        reason = f"of {len(known)} layouts with a known curve none is expected to be more accurate by over half a point"
+    else:
+        most = max(option.behind for option in within)
+        good = [option for option in within if option.behind >= (1 - A_TENTH) * most]
+        reason = f"of {len(within)} layouts none keeps over a tenth more records behind a served model"
+    chosen = min(good, key=lambda option: (_yearly(option, needs), option.bytes, option.name))
     sentence = (
-        f"Take {chosen.name}: within the limits {reason}, and bears {_trigger(chosen, needs):,.0f} requests "
-        f"({_trigger(chosen, needs) / needs.per_day:,.1f} days) until its {needs.rebuild_at} dead shard."
+        f"Take {chosen.name}: within the limits, {reason}, and no other as good ({len(good) - 1}) trains less in a year; "
+        f"it bears {_trigger(chosen, needs):,.0f} requests ({_trigger(chosen, needs) / needs.per_day:,.1f} days) until its "
+        f"{needs.rebuild_at} dead shard."
     )
     return chosen, sentence
-
-
-def _rank(option: Option) -> tuple[float, float]:
-    return (-(option.accuracy or 0.0), -option.records_per_shard)
 
 
 def _yearly(option: Option, needs: Needs) -> float:
