@@ -1,0 +1,208 @@
+"""How far each rule for orders is from the best orders, and how often matching is worse than a draw of conditional sampling.
+
+Every number is the exact expected length of the best chain that one shard keeps (docs/DERIVATION.md, "Orders"); nothing is
+trained or simulated. Rules get the same prior, budget and horizon; those that draw get one draw per prior.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.rows import interval
+from benchmarks.workbench import Workbench
+from s3t.orders import Choice, choose, conditional, cyclic, matching, random
+from s3t.orders.value import SCORES, Unhit, kept_lengths
+from s3t.records import Order
+
+Prior = NDArray[np.float64]
+
+SAME = 1e-9
+"""Values whose ratio is closer to 1 than this are the same."""
+MOST = 12
+"""Slices up to which matching is compared with conditional sampling, with as many orders as slices."""
+CONCENTRATIONS = (0.3, 1.0, 3.0)
+"""Of the Dirichlet priors, in turn: strongly skewed, uniform over all priors, mildly skewed."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """``slices``, ``horizons``, ``draws`` (per family of priors): first study. ``priors``: per slices, by horizon: second."""
+
+    slices: tuple[int, ...]
+    horizons: tuple[int, ...]
+    draws: int
+    priors: Mapping[int, int]
+
+
+QUICK = Size((2, 3, 4, 5), (5, 20, 100), 20, {100: 1000, 5: 100, 20: 100, 1000: 100})
+SIZES = {"smoke": Size((2, 3, 4), (20,), 3, {100: 5}), "full": QUICK}
+
+
+def _size(bench: Workbench) -> Size:
+    return SIZES.get(bench.profile.name, QUICK)
+
+
+def _zipf(slices: int) -> Prior:
+    weights = 1.0 / np.arange(1, slices + 1)
+    return np.asarray(weights / weights.sum())
+
+
+def _halves(slices: int) -> Prior:
+    weights = 0.5 ** np.arange(slices)
+    return np.asarray(weights / weights.sum())
+
+
+def _one_hot_spot(slices: int) -> Prior:
+    return np.array([0.9, *[0.1 / (slices - 1)] * (slices - 1)])
+
+
+FAMILIES: Mapping[str, Callable[[int], Prior]] = {
+    "uniform": lambda slices: np.full(slices, 1.0 / slices),
+    "Zipf": _zipf,
+    "halves": _halves,
+    "nine in ten in one slice": _one_hot_spot,
+}
+DRAWN = "Dirichlet"
+
+RULES: Mapping[str, Callable[[Prior, int, int, int], list[Order]]] = {
+    "cyclic": lambda p, horizon, budget, seed: cyclic(p.size, budget),
+    "matching (paper)": lambda p, horizon, budget, seed: matching(p, horizon, "paper", budget),
+    "matching (expected_length)": lambda p, horizon, budget, seed: matching(p, horizon, "expected_length", budget),
+    "conditional": lambda p, horizon, budget, seed: conditional(p, budget, seed),
+    "random": lambda p, horizon, budget, seed: random(p.size, budget, seed),
+}
+
+
+def priors(family: str, slices: int, draws: int) -> Iterator[Prior]:
+    """Yield priors of a family, the names of the slices shuffled, for cyclic orders go by the names."""
+    for draw in range(draws):
+        rng = np.random.default_rng([2024, slices, draw])
+        drawn = family == DRAWN
+        prior = rng.dirichlet(np.full(slices, CONCENTRATIONS[draw % 3])) if drawn else FAMILIES[family](slices)
+        yield rng.permutation(prior)
+
+
+@cache
+def _optimum(ascending: tuple[float, ...], budget: int, horizon: int) -> Choice:
+    return choose(ascending, budget, horizon)
+
+
+def _value(law: Unhit, orders: list[Order]) -> float:
+    """Return the expected length of the best chain, on the law's scale."""
+    return float(law.mean(kept_lengths(orders).max(axis=0)))
+
+
+def _shares(family: str, slices: int, budget: int, horizon: int, draws: int) -> tuple[dict[str, list[float]], int]:
+    """Return each rule's value over the optimum, one per prior, and for how many priors the optimum is proven."""
+    shares: dict[str, list[float]] = {name: [] for name in RULES}
+    proven = 0
+    for seed, prior in enumerate(priors(family, slices, draws)):
+        ranks = np.argsort(prior, kind="stable")
+        best = _optimum(tuple(prior[ranks].tolist()), budget, horizon)
+        proven += best.proven
+        law = Unhit.after(prior, horizon)
+        optimum = _value(law, [tuple(ranks[list(order)].tolist()) for order in best.orders])
+        for name, rule in RULES.items():
+            shares[name].append(min(1.0, _value(law, rule(prior, horizon, budget, seed)) / optimum))
+    return shares, proven
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, DRAWN])
+def test_how_far_each_rule_is_from_the_optimum(benchmark: Any, bench: Workbench, family: str) -> None:
+    """All budgets up to the width of the lattice of subsets, from which on the optimum keeps every unhit slice."""
+    benchmark.group = "orders: share of the optimum"
+    size = _size(bench)
+    about: dict[str, Any] = {"question": "orders", "metric": "share of the optimum", "unit": "share"}
+    cells = [
+        (slices, budget, horizon)
+        for slices in size.slices
+        for budget in range(1, math.comb(slices, slices // 2) + 1)
+        for horizon in size.horizons
+    ]
+
+    def run() -> list[tuple[dict[str, list[float]], int]]:
+        return [_shares(family, *cell, size.draws) for cell in cells]
+
+    with bench.answering(**about, method="s3t", budget=1, shards=1, slices=max(size.slices)):
+        found = benchmark.pedantic(run, rounds=1, iterations=1)
+    for (slices, budget, horizon), (shares, proven) in zip(cells, found, strict=True):
+        assert proven == size.draws
+        for name, values in shares.items():
+            mean, low, high = interval(values)
+            bench.add(
+                **about,
+                method="s3t",
+                budget=budget,
+                shards=1,
+                slices=slices,
+                value=mean,
+                low=low,
+                high=high,
+                confidence=None if low is None else 0.95,
+                n=len(values),
+                kind="derived",
+                extra={"rule": name, "prior": family, "horizon": horizon, "least": min(values), "proven": proven},
+            )
+
+
+@pytest.mark.parametrize("horizon", [100, 5, 20, 1000])
+def test_matching_against_conditional_sampling(benchmark: Any, bench: Workbench, horizon: int) -> None:
+    """As many orders as slices; the draw of prior i has seed i. Every matching must be a Latin square."""
+    benchmark.group = "orders: matching against conditional sampling"
+    count = _size(bench).priors.get(horizon, 0)
+    if not count:
+        pytest.skip(f"not at the {bench.profile.name} profile")
+    about: dict[str, Any] = {"question": "orders", "metric": "priors where worse than conditional", "unit": "share"}
+
+    def run() -> dict[tuple[str, int], list[float]]:
+        return dict(_ratios(horizon, count))
+
+    with bench.answering(**about, method="s3t", budget=MOST, shards=1, slices=MOST):
+        ratios = benchmark.pedantic(run, rounds=1, iterations=1)
+    for (score, slices), values in ratios.items():
+        worse = [value > 1.0 + SAME for value in values]
+        extra = {
+            "rule": f"matching ({score})",
+            "against": "conditional, one draw per prior, seed = number of the prior",
+            "prior": f"Dirichlet, concentrations {CONCENTRATIONS} in turn",
+            "horizon": horizon,
+            "mean of conditional / matching": math.fsum(values) / len(values),
+            "most of conditional / matching": max(values),
+            "Latin squares": len(values),
+        }
+        bench.add(
+            **about,
+            method="s3t",
+            budget=slices,
+            shards=1,
+            slices=slices,
+            value=sum(worse) / len(worse),
+            n=len(worse),
+            kind="derived",
+            extra=extra,
+        )
+    if horizon == 100 and count >= 1000:
+        ours = [value for (score, _), values in ratios.items() if score == "expected_length" for value in values]
+        assert sum(value > 1.0 + SAME for value in ours) <= 0.01 * len(ours)
+
+
+def _ratios(horizon: int, count: int) -> Iterator[tuple[tuple[str, int], list[float]]]:
+    """Yield, per score and slices, the value of a conditional draw over that of matching, one per prior."""
+    for slices in range(1, MOST + 1):
+        found: dict[str, list[float]] = {score: [] for score in SCORES}
+        for seed, prior in enumerate(priors(DRAWN, slices, count)):
+            law = Unhit.after(prior, horizon)
+            drawn = _value(law, conditional(prior, slices, seed))
+            for score in SCORES:
+                rows = matching(prior, horizon, score)
+                assert all(sorted(line) == list(range(slices)) for line in [*rows, *zip(*rows, strict=True)])
+                found[score].append(drawn / value if (value := _value(law, rows)) else 1.0)
+        yield from (((score, slices), values) for score, values in found.items())
