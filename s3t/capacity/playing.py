@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from s3t.capacity.outcomes import OrderSet
+from s3t.capacity.outcomes import FirstHits, OrderSet
 
 if TYPE_CHECKING:
     from s3t.streams import Population, Stream
@@ -22,8 +22,8 @@ def play(
     *,
     horizon: int,
     after: int = 0,
-) -> NDArray[np.float64]:
-    """Return the first hits of ``trials`` plays of ``stream``, shape (trials, shards, slices); infinity for none.
+) -> FirstHits:
+    """Return the first hits in ``trials`` plays of ``stream``.
 
     Plays until every shard is dead in every trial and ``after`` requests have come, the stream ends, or ``horizon``
     requests have come.
@@ -32,29 +32,29 @@ def play(
     shaped = hits.reshape(trials, population.shards, population.slices)
     rows = np.arange(trials)[:, None] * population.counts.size
     if stream.choosing:
-        return _play_chosen(stream, population, orders, shaped, rng)
+        _play_chosen(stream, population, orders, shaped, rng)
+        return FirstHits.of(shaped)
     for block in stream.blocks(population, rng, trials):
         times, slots = np.broadcast_arrays(block.requests, block.slots)
         np.minimum.at(hits.reshape(-1), (rows + slots).reshape(-1), times.reshape(-1).astype(np.float64))
         if block.until >= horizon:
             break
-        if block.until >= after and np.isfinite(orders.deaths(shaped)[2]).all():
+        if block.until >= after and np.isfinite(shaped[..., orders.first_slices]).all():
             break
     shaped[shaped > horizon] = np.inf
-    return shaped
+    return FirstHits.of(shaped)
 
 
 def _play_chosen(
     stream: Stream, population: Population, orders: OrderSet, hits: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Play a stream that looks at the served chains before each request. Every request kills or shortens a chain."""
+) -> None:
+    """Play a stream that looks at the served chains before each request. Every request shortens one. Fills ``hits``."""
     flat = hits.reshape(len(hits), -1)
     trials = np.arange(len(hits))
     for request in range(1, flat.shape[1] + 1):
-        chains = orders.chains(np.isfinite(hits[trials]))
+        chains = np.moveaxis(orders.chains(np.moveaxis(np.isfinite(hits[trials]), -1, 0)), 0, -1)
         live = (chains[..., 0] >= 0).any(axis=1)
         trials, chains = trials[live], chains[live]
         if not trials.size:
-            break
+            return
         flat[trials, stream.choose(chains, population, rng)] = request
-    return hits

@@ -21,7 +21,7 @@ from s3t.capacity.checks import check_requests, counts_of
 from s3t.capacity.demand import Demand
 from s3t.capacity.estimates import Estimate, Simulation
 from s3t.capacity.firsthits import draw_deaths, draw_first_hits
-from s3t.capacity.outcomes import OrderSet
+from s3t.capacity.outcomes import FirstHits, OrderSet
 from s3t.capacity.playing import play
 from s3t.errors import LayoutError
 from s3t.records import Order
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 _HELD = 1 << 17
 """How many numbers per array a chunk of trials holds: 1 MB, so that most stays in the processor's cache."""
 
+_MOST = 1 << 20
+"""Chunks hold at least 16 trials, unless a trial is as large as this."""
+
 Floats = NDArray[np.float64]
-Draw = Callable[[int, np.random.Generator], tuple[Floats, Floats | None]]
-"""(trials, rng) -> deaths of shape (3, trials), and first hits of shape (trials, shards, slices) where they are needed."""
+Draw = Callable[[int, np.random.Generator], tuple[Floats, FirstHits | None]]
+"""(trials, rng) -> deaths of shape (3, trials), and all first hits where they are needed."""
 
 
 def simulate(
@@ -60,7 +63,7 @@ def simulate(
     """
     chosen = _order_set(orders, demand.slices)
 
-    def draw(count: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+    def draw(count: int, rng: np.random.Generator) -> tuple[Floats, FirstHits | None]:
         if not after:
             return draw_deaths(demand, chosen, count, rng), None
         hits = draw_first_hits(demand, count, rng)
@@ -98,7 +101,7 @@ def simulate_stream(
         raise LayoutError(f"horizon={horizon} is too short: give at least {max((1, *after))}")
     chosen = _order_set(orders, population.slices)
 
-    def draw(count: int, rng: np.random.Generator) -> tuple[Floats, Floats | None]:
+    def draw(count: int, rng: np.random.Generator) -> tuple[Floats, FirstHits | None]:
         hits = play(stream, population, chosen, count, rng, horizon=horizon, after=max(after, default=0))
         return chosen.deaths(hits), hits if after else None
 
@@ -116,17 +119,18 @@ class _Look:
     after: tuple[int, ...]
     shares: Floats
 
-    def __call__(self, hits: Floats) -> Floats:
+    def __call__(self, first: FirstHits) -> Floats:
         """Return best length, slices in service, records in service, live shards, shape (4, len(after), trials)."""
         equal = np.ptp(self.shares) <= 1e-12 * self.shares.max()
-        values = np.zeros((4, len(self.after), len(hits)))
+        shards = len(self.shares)
+        values = np.zeros((4, len(self.after), first.rank.shape[-1]))
         for column, requests in enumerate(self.after):
-            hit = hits <= requests
+            hit = np.moveaxis(first.hit_by(requests), 1, 0)
             length = self.orders.lengths(hit)
-            values[0, column] = length.mean(axis=1)
-            values[3, column] = np.count_nonzero(length, axis=1)
+            values[0, column] = length.sum(axis=0, dtype=np.int32) / shards
+            values[3, column] = np.count_nonzero(length, axis=0)
             if not equal:
-                values[2, column] = np.einsum("tsl,sl->t", self.orders.behind(hit), self.shares)
+                values[2, column] = np.einsum("lst,sl->t", self.orders.behind(hit), self.shares)
         values[1] = values[0] / self.orders.slices
         if equal:
             values[2] = values[1]
@@ -149,7 +153,7 @@ def _run(draw: Draw, look: _Look, trials: int, entropy: list[int], threads: int 
         check_requests(requests)
     if threads is not None and threads < 1:
         raise LayoutError(f"threads={threads} is not possible: give an integer of at least 1")
-    size = max(1, min(trials, _HELD // max(held, 1)))
+    size = min(trials, max(1 if held > _MOST else 16, _HELD // max(held, 1)))
     counts = [min(size, trials - start) for start in range(0, trials, size)]
     seeds = np.random.SeedSequence(entropy).spawn(len(counts))
 

@@ -122,7 +122,9 @@ def test_chains_after_some_requests_have_the_law_of_the_plain_loop(demand: Deman
 
 @pytest.mark.parametrize("demand", DEMANDS.values(), ids=DEMANDS)
 def test_every_first_hit_has_the_law_of_the_plain_loop(demand: Demand) -> None:
-    fast = draw_first_hits(demand, TRIALS, np.random.default_rng(SEED)).reshape(TRIALS, -1)
+    drawn = draw_first_hits(demand, TRIALS, np.random.default_rng(SEED))
+    fast = drawn.each().reshape(9, TRIALS).T
+    assert np.array_equal(np.sort(drawn.rank.reshape(9, TRIALS), axis=0), np.tile(np.arange(9), (TRIALS, 1)).T)
     rng, slow = random.Random(SEED), []
     for _ in range(1500):
         hits: dict[int, int] = {}
@@ -140,27 +142,28 @@ def test_outcomes_follow_from_first_hits_by_definition() -> None:
     """Every set of hit slices of up to 4, against the definitions taken literally; longer orders by another way."""
     for slices, budget in ((1, 1), (2, 2), (3, 4), (4, 1), (4, 7), (4, 24)):
         orders = cyclic(slices, budget)
-        hit = np.array(list(itertools.product((False, True), repeat=slices)))
+        hit = np.array(list(itertools.product((False, True), repeat=slices))).T
         chosen = OrderSet.of(orders)
         chains = chosen.chains(hit)
-        for row, found in zip(hit, chains, strict=True):
+        for row, found, behind in zip(hit.T, chains.T, chosen.behind(hit).T, strict=True):
             kept = [tuple(itertools.takewhile(lambda piece, row=row: not row[piece], order)) for order in orders]
             best = max(range(budget), key=lambda index: (len(kept[index]), -index))
             assert tuple(piece for piece in found if piece >= 0) == kept[best]
-        assert (chosen.lengths(hit) == (chains >= 0).sum(axis=1)).all()
-        length, order = chosen._best(hit.T)
+            assert set(np.flatnonzero(behind)) == set(kept[best])
+        assert (chosen.lengths(hit) == (chains >= 0).sum(axis=0)).all()
+        length, order = chosen._best(hit)
         assert (length == chosen.lengths(hit)).all() and (order == chosen.served(hit)).all()
 
 
 def test_long_orders_are_looked_up_or_followed_alike() -> None:
-    hit = np.random.default_rng(SEED).random((50, 3, 16)) < 0.1
+    hit = np.random.default_rng(SEED).random((16, 3, 50)) < 0.1
     followed = OrderSet.of(cyclic(16, 20)).lengths(hit)
-    for row, lengths in zip(hit.reshape(-1, 16), followed.reshape(-1), strict=True):
+    for row, lengths in zip(hit.reshape(16, -1).T, followed.reshape(-1), strict=True):
         kept = [list(itertools.takewhile(lambda piece, row=row: not row[piece], order)) for order in cyclic(16, 20)]
         assert lengths == max(map(len, kept))
-    shorter = hit[..., :12]
+    shorter = hit[:12]
     chosen = OrderSet.of(cyclic(12, 13))
-    assert (chosen.lengths(shorter) == chosen._best(np.moveaxis(shorter, -1, 0))[0]).all()
+    assert (chosen.lengths(shorter) == chosen._best(shorter)[0]).all()
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 5, 12, 13, 40])
