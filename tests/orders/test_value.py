@@ -9,6 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from s3t.capacity.survival import expected_best_length
 from s3t.errors import LayoutError
 from s3t.orders import cyclic, expected_best, random
 from s3t.orders.checks import prior_of
@@ -38,6 +39,14 @@ def test_both_ways_agree(slices: int, horizon: int) -> None:
         assert expected_best(orders, p, horizon, "paper") == pytest.approx(
             _by_unions(orders, p, horizon, worth), rel=1e-9
         )
+
+
+@pytest.mark.parametrize("slices", [1, 3, 5, 8])
+@pytest.mark.parametrize("horizon", [0, 4, 60])
+def test_the_theory_of_capacity_says_the_same(slices: int, horizon: int) -> None:
+    p = np.random.default_rng([slices, horizon]).dirichlet(np.ones(slices)) * 0.9
+    orders = random(slices, min(5, math.factorial(slices)), horizon)
+    assert expected_best(orders, p, horizon) == pytest.approx(expected_best_length(orders, p, horizon), rel=1e-9)
 
 
 def test_one_order_gives_the_sums_of_the_scores() -> None:
