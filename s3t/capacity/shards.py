@@ -49,6 +49,12 @@ class Shards:
         """How many first slices a shard has."""
         return int(self.weights.shape[1])
 
+    @property
+    def graded(self) -> bool:
+        """Whether small probabilities keep their relative accuracy too: no Fourier transform is needed."""
+        equal = bool((self.weights == self.weights[0]).all())
+        return equal or self.dead in (1, self.count) or self.count <= _DIRECT
+
     def latest(self) -> float:
         """Return a time after which the probability that fewer than ``dead`` are dead is below 1e-19 for good.
 
@@ -85,7 +91,7 @@ class Shards:
                 return _log_rest(none) if at_least else none
             if len(distinct) == 1:
                 return _log_binomial_tail(log_dead[:, 0], log_live[:, 0], self.count, self.dead, at_least)
-            dead, live = (np.repeat(np.exp(x), copies, axis=1) for x in (log_dead, log_live))
+            dead, live = (np.repeat(x, copies, axis=1) for x in (log_dead, log_live))
             if at_least:  # fewer than (count - dead + 1) live
                 return _log_fewer(self.count - self.dead + 1, live, dead)
             return _log_fewer(self.dead, dead, live)
@@ -115,11 +121,16 @@ def log_dead_and_live(weights: NDArray[np.float64], times: Numbers) -> tuple[Num
 
 def _log_rest(log_probability: Numbers) -> Numbers:
     """Return log(1 - exp(log_probability)), with full relative accuracy at both ends."""
-    near_one = log_probability.real > -0.7
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+    real = log_probability.real
+    near_one, beyond = (real > -0.7) & (real < 0.7), real >= 0.7  # beyond 1: at complex times alone
+    with np.errstate(divide="ignore"):
         small = np.log(-expm1(np.where(near_one, log_probability, -1.0)))
-        large = log1p(-np.exp(np.where(near_one, -1.0, log_probability)))
-        return np.asarray(np.where(near_one, small, large))
+        large = log1p(-np.exp(np.where(near_one | beyond, -1.0, log_probability)))
+        rest = np.where(near_one, small, large)
+        if beyond.any():
+            huge = np.where(beyond, log_probability, 1.0)
+            rest = np.where(beyond, huge + np.log(expm1(-huge)), rest)
+    return np.asarray(rest)
 
 
 def _log_binomial_tail(log_dead: Numbers, log_live: Numbers, count: int, dead: int, at_least: bool) -> Numbers:
@@ -136,13 +147,13 @@ def _log_binomial_tail(log_dead: Numbers, log_live: Numbers, count: int, dead: i
 
 
 def _log_fewer(bound: int, hit: Numbers, missed: Numbers) -> Numbers:
-    """Return the log of P(fewer than ``bound`` of independent events), ``hit`` and ``missed`` of shape (times, events).
+    """Return the log of P(fewer than ``bound`` of independent events); logs ``hit`` and ``missed`` of shape (times, events).
 
     The coefficients of the product of all (missed + hit x) below x^bound, multiplied up a binary tree.
     """
-    scale = np.abs(hit) + np.abs(missed)
-    shift = np.log(scale).sum(axis=1)
-    factors = np.stack([missed / scale, hit / scale], axis=2)
+    scale = np.logaddexp(hit.real, missed.real)
+    shift = scale.sum(axis=1)
+    factors = np.stack([np.exp(missed - scale), np.exp(hit - scale)], axis=2)
     while factors.shape[1] > 1:
         if factors.shape[1] % 2:
             one = np.zeros_like(factors[:, :1])
