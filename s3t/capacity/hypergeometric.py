@@ -67,4 +67,6 @@ def log_binomial(count: float, trials: float, odds: float) -> float:
 def _deviance(x: float, mean: float) -> float:
     """Return x log(x / mean) + mean - x, without cancellation near x = mean."""
     delta = (mean - x) / x
-    return float(x * (delta - np.log1p(delta)))
+    if abs(delta) > 0.01:
+        return float(x * (delta - np.log1p(delta)))
+    return float(x * sum((-delta) ** power / power for power in range(9, 1, -1)))

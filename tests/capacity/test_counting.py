@@ -108,8 +108,16 @@ def test_many_requests_to_many_shards() -> None:
     requests = int(shards * (math.log(shards) - math.log(math.log(2))))
     for demand in (Demand.uniform(shards, 1), Demand.once(np.full((shards, 1), 10**9))):
         assert probability_dead(demand, [(0,)], requests) == pytest.approx(0.5, abs=0.01)
-    slow = Demand.of([[1e-9]])
-    assert probability_dead(slow, [(0,)], 10**9) == pytest.approx(-math.expm1(10**9 * math.log1p(-1e-9)), abs=1e-10)
+
+
+@pytest.mark.parametrize("digits", [3, 6, 9, 12, 15])
+def test_as_many_requests_as_you_like(digits: int) -> None:
+    """One slot, requested once in 10^digits requests; and one of 5 records among 10^digits."""
+    seldom, requests = Demand.of([[10.0**-digits]]), 10**digits
+    expected = -math.expm1(requests * math.log1p(-(10.0**-digits)))
+    assert probability_dead(seldom, [(0,)], requests) == pytest.approx(expected, abs=1e-13)
+    few, draws = Demand.once([[5, 10**digits]]), 10**digits // 7
+    assert probability_dead(few, [(0, 1)], draws) == pytest.approx(1.0 - float(few.unhit(5, draws)), abs=1e-10)
 
 
 def test_many_unequal_shards_are_counted_as_equal_ones_where_they_nearly_are() -> None:

@@ -54,7 +54,9 @@ def test_unhit_at_the_ends() -> None:
     )
 
 
-@pytest.mark.parametrize(("count", "mean"), [(1, 1.0), (3, 0.5), (40, 60.0), (1000, 990.0)])
+@pytest.mark.parametrize(
+    ("count", "mean"), [(1, 1.0), (3, 0.5), (40, 60.0), (1000, 990.0), (1000, 1009.9), (1000, 1010.1)]
+)
 def test_poisson_equals_its_definition(count: int, mean: float) -> None:
     expected = count * math.log(mean) - mean - math.log(math.factorial(count))
     assert log_poisson(count, mean) == pytest.approx(expected, rel=1e-12)
