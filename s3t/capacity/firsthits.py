@@ -6,8 +6,9 @@ exponential race, and the requests between two of them are geometric with the ma
 every record arrives at a uniform time in 0..1: the first of n records comes at 1 - U^(1/n), the same race with
 rates n, and the requests in between are negative hypergeometric.
 
-Counts of requests are float64, exact up to 2^53. Two slots may agree in the 32 to 63 random bits that decide their race:
-with 100,000 slots fewer than one trial in 10^4 has two neighbouring first hits swapped by that, with 30 slots one in 10^7.
+Counts of requests are exact: float64 below 2^53, or float32 below 2^24. Two slots may agree in the 32 to 63 random bits
+that decide their race: with 100,000 slots fewer than one trial in 10^4 has two neighbouring first hits swapped by that,
+with 30 slots one in 10^7.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from s3t.errors import LayoutError
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
+"""Of double precision, or of single precision where all numbers are integers below 2^24."""
 Ranks = NDArray[np.unsignedinteger]
 
+_LONGEST = 23.0
+"""No exponential number that is drawn from 32 bits is larger: log(2^33) = 22.9."""
 _PACKED_SLOTS = 1024
 """Up to so many slots the last bits of a race's times may give way to the slot's number."""
 
@@ -59,7 +63,7 @@ def _equal_deaths(weights: Floats, trials: int, rng: np.random.Generator) -> Flo
     unhit = float(weights.flat[0]) * np.arange(slots, 0, -1)[:, None]
     requests = _accumulated(_repeating_waits(unhit, (slots, trials), rng))
     if weights.shape[1] == 1:
-        return requests[[0, half_of(slots) - 1, -1]]
+        return requests[[0, half_of(slots) - 1, -1]].astype(np.float64)
     bits = rng.integers(0, 1 << 64, (slots * trials + 1) // 2, dtype=np.uint64).view(np.uint32)
     race = bits[: slots * trials].reshape(*weights.shape, trials)
     found = np.empty((3, trials))
@@ -156,7 +160,7 @@ def _small(slots: int) -> Any:
     return np.uint8 if slots <= 256 else np.uint16 if slots <= 65_536 else np.uint32
 
 
-def _accumulated(waits: Floats) -> Floats:
+def _accumulated(waits: Reals) -> Reals:
     """Return the sums of ``waits`` so far, over the first axis, in their place."""
     if waits.shape[1] < 64:
         return np.cumsum(waits, axis=0, out=waits)
@@ -165,17 +169,36 @@ def _accumulated(waits: Floats) -> Floats:
     return waits
 
 
-def _repeating_waits(unhit: Reals, shape: tuple[int, ...], rng: np.random.Generator) -> Floats:
+def _repeating_waits(unhit: Reals, shape: tuple[int, int], rng: np.random.Generator) -> Reals:
     """Return geometric numbers of requests, of ``shape``, until something in a mass of ``unhit`` (broadcast) is requested.
 
     1 + floor(E / -log(1 - p)) with E exponential: more than k with probability (1 - p)^k, exactly.
     """
     with np.errstate(divide="ignore"):
         scale = -1.0 / np.log1p(-np.minimum(unhit, 1.0))
+    if scale.size < shape[0] * shape[1] and len(scale) * (1.0 + _LONGEST * scale.max()) < 1 << 24:
+        return _single_waits(scale.astype(np.float32), shape, rng)
     waits = rng.standard_exponential(shape)
     waits *= scale
     np.floor(waits, out=waits)
     waits += 1.0
+    return waits
+
+
+def _single_waits(scale: Reals, shape: tuple[int, int], rng: np.random.Generator) -> Reals:
+    """Return the same in single precision, three times as fast, where sums of all waits stay below 2^24 and so exact.
+
+    Each E is -log(U) with U one of 2^32 equally likely values, rounded to 24 bits: the probability of every single wait is
+    met to within 2^-24 or so, which 10^12 trials would not show.
+    """
+    bits = rng.integers(0, 1 << 64, (shape[0] * shape[1] + 1) // 2, dtype=np.uint64).view(np.uint32)
+    waits = bits[: shape[0] * shape[1]].reshape(shape).astype(np.float32)
+    waits += np.float32(0.5)
+    waits *= np.float32(2.0**-32)
+    np.log(waits, out=waits)
+    waits *= -scale
+    np.floor(waits, out=waits)
+    waits += np.float32(1.0)
     return waits
 
 

@@ -37,7 +37,7 @@ class FirstHits:
     """
 
     rank: NDArray[np.unsignedinteger]
-    requests: Floats
+    requests: NDArray[np.floating]
 
     @classmethod
     def of(cls, hits: Floats) -> FirstHits:
@@ -51,7 +51,7 @@ class FirstHits:
     def each(self) -> Floats:
         """Return the first hit of every slot, shape (shards, slices, trials)."""
         flat = self.rank.reshape(len(self.requests), -1).astype(np.int64)
-        return np.take_along_axis(self.requests, flat, axis=0).reshape(self.rank.shape)
+        return np.take_along_axis(self.requests, flat, axis=0).astype(np.float64).reshape(self.rank.shape)
 
     def hit_by(self, requests: int) -> Bools:
         """Say which slots are hit by the first ``requests`` requests, shape (shards, slices, trials)."""
@@ -108,7 +108,7 @@ class OrderSet:
     def deaths(self, first: FirstHits) -> Floats:
         """Return when the first shard, half of them and the last are dead, shape (3, trials)."""
         ranks = deaths(first.rank[:, self.first_slices].max(axis=1))
-        return np.take_along_axis(first.requests, ranks.astype(np.int64), axis=0)
+        return np.take_along_axis(first.requests, ranks.astype(np.int64), axis=0).astype(np.float64)
 
     def _look_up(self, hit: Bools, which: int) -> NDArray[Any]:
         if self.slices > _TABLE_SLICES:

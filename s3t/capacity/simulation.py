@@ -29,8 +29,8 @@ from s3t.records import Order
 if TYPE_CHECKING:
     from s3t.streams import Population, Stream
 
-_HELD = 1 << 17
-"""How many numbers per array a chunk of trials holds: 1 MB, so that most stays in the processor's cache."""
+_HELD = 1 << 18
+"""How many numbers per array a chunk of trials holds: at most 2 MB, so that most stays in the processor's cache."""
 
 _MOST = 1 << 20
 """Chunks hold at least 16 trials, unless a trial is as large as this."""
