@@ -137,8 +137,8 @@ class _Series:
             return largest if np.isfinite(largest) else 1e9
 
         start = float(np.log(self.odds()))
-        near = {"xatol": 0.1 / np.sqrt(self.requests)}
-        saddle = minimize_scalar(height, bounds=(start - 9.0, start + 9.0), method="bounded", options=near)
+        near = 0.1 / float(np.sqrt(self.requests))
+        saddle = minimize_scalar(height, bounds=(start - 9.0, start + 9.0), method="bounded", options={"xatol": near})
         return float(self._circle(lambda t: logs(t)[:, None], float(np.exp(saddle.x)))[0])
 
     def averages(self, logs: Logs) -> NDArray[np.float64]:
