@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.painters import PLOT, page
 from benchmarks.style import STYLE
@@ -86,7 +86,9 @@ def paint(rows: pd.DataFrame) -> Figure:
         name = f"pick: {row['shards']} x {row['slices']} x {row['budget']} {row['rule']}"
         axes.annotate(name, (row["hours"], row["value"]), (14, -22), textcoords="offset points", color="#c5221f")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     axes.legend(
         loc="upper left",
         bbox_to_anchor=(1.02, 1.0),

@@ -36,7 +36,17 @@ __all__ = [
 
 SCHEMA = 1
 Question = Literal[
-    "capacity", "cost", "accuracy", "latency", "storage", "audit", "simulation", "orders", "streams", "planning"
+    "capacity",
+    "cost",
+    "accuracy",
+    "latency",
+    "storage",
+    "audit",
+    "simulation",
+    "orders",
+    "survival",
+    "streams",
+    "planning",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 PROFILES = ("smoke", "quick", "health", "full")

@@ -158,3 +158,8 @@ def failures(frame: pd.DataFrame) -> list[str]:
 
 def _undivided(frame: pd.DataFrame) -> pd.Series[bool]:
     return (frame["shards"] == 1) & (frame["slices"] == 1)
+
+
+def extra(rows: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """Return ``rows`` with these entries of their ``extra`` as columns."""
+    return rows.assign(**{name: [entry[name] for entry in rows["extra"]] for name in names})

@@ -54,9 +54,11 @@ OPENS_SYSTEMS = {
     "verify.laboratory": (*SYSTEM, "s3t.building"),
     "verify.leaks": ("s3t", "baselines"),
     "verify.small": (*SYSTEM, "baselines"),
+    "verify.ordering": ("s3t.orders",),
 }
 """Who may use more, and what: the command line opens the system under audit, the laboratory makes others of its
-configuration, the planted faults alter the real one, the soak's small systems are there to be audited."""
+configuration, the planted faults alter the real one, the soak's small systems are there to be audited; rules for orders look
+at no record and are shared, as the kernel is."""
 LONG: dict[str, str] = {}
 """Modules of more than 300 lines, each with its reason."""
 

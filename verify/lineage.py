@@ -11,6 +11,7 @@ import json
 from s3t.contract import NodeFacts, Provenance, ServedChain
 from verify import derive
 from verify.evidence import Evidence
+from verify.ordering import chosen
 from verify.plans import documented_plan, plan_faults
 from verify.report import Finding, Verdict
 from verify.state import Chain, State, Survivor, node_name
@@ -56,8 +57,10 @@ def _plan(evidence: Evidence, state: State) -> list[Finding]:
     if documented is None:
         return [_undecided(f"method {plan.method!r} has no documented plan for this layout; stages cannot be derived")]
     faults = [_violated(f"plan: {fault}") for fault in plan_faults(plan, documented)]
-    if plan.orders != documented.orders:
-        faults.append(_undecided("the orders are not the cyclic ones: how they were chosen cannot be derived"))
+    rule = evidence.run["plan"].get("rule")
+    if plan.orders != (documented.orders if rule is None else chosen(rule, plan.slices, plan.budget)):
+        which = "the cyclic ones" if rule is None else f"those of the declared rule {rule!r}"
+        faults.append(_undecided(f"the orders are not {which}: how they were chosen cannot be derived"))
     return faults
 
 

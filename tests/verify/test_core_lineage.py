@@ -251,6 +251,27 @@ def test_plans_that_differ(forge: Callable[..., Any]) -> None:
     ]
 
 
+MATCHING = {"name": "matching", "prior": [0.6, 0.1], "horizon": 9, "score": "paper"}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [MATCHING | {"prior": [0.1, 0.6]}, MATCHING | {"prior": [1.0]}, {"name": "by content"}, {}, "matching", 7],
+    ids=["another prior", "another length", "unknown", "nothing", "text", "a number"],
+)
+def test_orders_that_a_declared_rule_does_not_choose(forge: Callable[..., Any], rule: Any) -> None:
+    run = forge()
+    replan(run, rule=rule, orders=[[1, 0], [0, 1]])
+    message = f"the orders are not those of the declared rule {rule!r}: how they were chosen cannot be derived"
+    assert plan_only(run) == [(U, "", message)]
+
+
+def test_orders_that_a_declared_rule_chooses(forge: Callable[..., Any]) -> None:
+    run = forge()
+    replan(run, rule=MATCHING, orders=[[1, 0], [0, 1]])
+    assert plan_only(run) == []
+
+
 def test_a_key_that_its_rows_do_not_give(forge: Callable[..., Any]) -> None:
     run = forge(shards=1, slices=1, budget=1)
     key = run.trained[0, (0,)]
