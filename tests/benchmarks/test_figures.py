@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import struct
 import subprocess
@@ -14,8 +15,12 @@ import pytest
 import benchmarks
 from benchmarks.figures import draw
 from benchmarks.painters import look
+from benchmarks.planning import as_rows, draw_options
 from benchmarks.rows import Header, Machine, Row, RowSet, write
 from s3t.errors import DataError
+from s3t.planner.options import Needs, options, pareto, pick
+from s3t.planner.price import Price
+from s3t.records import Recipe
 
 MACHINE = Machine("A CPU", 2, None, "Linux", "3.11", "2.13", "5.17", "0.18", 2, "float32")
 METHODS = [("s3t", 1), ("s3t", 3), ("sequential", 1), ("sisa-lora", 1), ("retrain-lora", 1)]
@@ -73,8 +78,76 @@ def put(folder: Path, *rows: Row, dirty: bool = False) -> Path:
     return write(RowSet(Header("2025-11-21T04:10:00Z", "0" * 40, dirty, "git", MACHINE), rows), folder)
 
 
+def survival() -> list[Row]:
+    """Return requests until dead over a small grid, slices in service, and the paper's formula."""
+    base: dict[str, Any] = {"question": "survival", "profile": "quick", "method": "s3t", "n": 1}
+    life: dict[str, Any] = base | {"metric": "requests until dead", "unit": "requests"}
+    share: dict[str, Any] = base | {"metric": "share in service", "unit": "share", "shards": 5, "slices": 6}
+    kept: dict[str, Any] = base | {"metric": "some order keeps its first slices", "unit": "probability"}
+    rows = []
+    for kind, m, pieces, event in itertools.product(("derived", "simulated"), (1, 5), (1, 3), ("first", "last")):
+        for budget in range(1, pieces + 1):
+            sizes = {"shards": m, "slices": pieces, "budget": budget, "value": float(m * pieces * budget)}
+            rows.append(Row(**life, **sizes, kind=kind, extra={"event": event}))
+    for kind, budget, done in itertools.product(("derived", "simulated"), (1, 6), (0, 10, 20)):
+        rows.append(Row(**share, budget=budget, value=1 / (1 + done / budget), deletions=done, kind=kind))
+    for kind, j, done in itertools.product(("derived", "claimed"), (1, 2), (0, 5)):
+        sizes = {"shards": 1, "slices": 6, "budget": 3, "value": 1 / (1 + j * done), "deletions": done}
+        rows.append(Row(**kept, **sizes, kind=kind, extra={"j": j}))
+    return rows
+
+
+def orders() -> list[Row]:
+    """Return the shares of five rules under two families of priors."""
+    about: dict[str, Any] = {"question": "orders", "metric": "share of the optimum", "unit": "share", "kind": "derived"}
+    about |= {"profile": "quick", "method": "s3t", "shards": 1, "slices": 4, "n": 9}
+    rules = ("cyclic", "matching (paper)", "matching (expected_length)", "conditional", "random")
+    return [
+        Row(**about, budget=budget, value=0.5 + 0.08 * place, extra={"rule": rule, "prior": prior, "horizon": 20})
+        for prior in ("uniform", "Zipf")
+        for budget in (1, 2, 3)
+        for place, rule in enumerate(rules)
+    ]
+
+
+def streams() -> list[Row]:
+    """Return capacity and slices in service under two streams, one of which was not played to the end."""
+    about: dict[str, Any] = {"question": "streams", "profile": "quick", "shards": 4, "slices": 3}
+    rows = []
+    for method, budget, stream in itertools.product(("s3t", "sisa-lora-lazy"), (1,), ("uniform:once", "pareto:1.5")):
+        case: dict[str, Any] = about | {"method": method, "budget": budget, "extra": {"stream": stream}}
+        tiny = case | {"model": "tiny", "data": "synthetic"}
+        death: dict[str, Any] = tiny | {"metric": "requests to dead system", "unit": "requests"}
+        if stream == "pareto:1.5":
+            rows.append(Row(**death, value=None, n=0, kind="measured", status="not-run", reason="expected to take 999"))
+        for kind in ("derived", "simulated", "measured"):
+            if stream != "pareto:1.5":
+                rows.append(Row(**death, value=25.0, n=5, kind=kind, low=20.0, high=30.0, confidence=0.95))
+            for done in (4, 24):
+                share: dict[str, Any] = {"metric": "share in service", "unit": "share", "deletions": done, "kind": kind}
+                rows.append(Row(**tiny, **share, value=1 - done / 30, n=5))
+                rows.append(Row(**case, **share, model="minilm", data="trec6-600", seed=0, value=1 - done / 30, n=1))
+        for done in (4, 24):
+            told: dict[str, Any] = {"metric": "test accuracy", "unit": "share", "kind": "measured", "seed": 0}
+            rows.append(Row(**case, **told, model="minilm", data="trec6-600", value=0.8, n=240, deletions=done))
+    return rows
+
+
+def planning() -> list[Row]:
+    """Return what the planner weighs for a small need."""
+    needs = Needs(2000, 1.0, Recipe(), rebuilds=100.0, most_shards=4)
+    found = list(options(needs, Price("tiny", 3, 1e-3, 1e3, 1e3, 1e6), {}))
+    best, _ = pick(found, needs)
+    return [Row(question="planning", profile="quick", **row) for row in as_rows(found, pareto(found), best, needs)]
+
+
+STUDIES = (survival, orders, streams, planning)
+
+
 def everything(folder: Path) -> None:
     """Write row sets for every figure."""
+    for study in STUDIES:
+        put(folder, *study())
     put(folder, *capacity())
     for question in ("accuracy", "cost", "storage"):
         put(folder, *made_up(question))
@@ -87,6 +160,7 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
     assert not caplog.messages
     assert [path.name for path in drawn] == [
         "capacity-quick.png",
+        *(f"{name}-quick.png" for name in ("layouts", "survival", "orders", "streams", "service", "planner")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
         "cost-by-deletions-quick-trec6-600-minilm-4x3.png",
         "accuracy-by-method-quick-trec6-600-minilm-4x3.png",
@@ -109,7 +183,8 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         drawn = draw(tmp_path / "rows", tmp_path / "figures")
     assert [path.name.split("-quick")[0] for path in drawn] == ["storage-by-method"]
     told = "\n".join(caplog.messages)
-    for missing in ("no rows of capacity", "no rows of test accuracy", "no rows of record passes"):
+    questions = ("capacity", "survival", "orders", "planning", "test accuracy", "record passes")
+    for missing in [f"no rows of {question}" for question in questions]:
         assert missing in told
 
 
@@ -163,3 +238,14 @@ def test_neither_torch_nor_the_system_is_loaded(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_the_planner_draws_in_three_formats(tmp_path: Path, ending: str) -> None:
+    needs = Needs(500, 1.0, Recipe(), most_shards=2)
+    found = list(options(needs, Price("tiny", 2, 1e-3, 1e3, 1e3, 1e6), {}))
+    front, (best, _) = pareto(found), pick(found, needs)
+    draw_options(found, front, best, needs, tmp_path / f"front.{ending}")
+    assert (tmp_path / f"front.{ending}").stat().st_size > 1000
+    with pytest.raises(DataError, match=r"unknown ending '\.txt'"):
+        draw_options(found, front, best, needs, tmp_path / "front.txt")
