@@ -13,13 +13,11 @@ with 30 slots one in 10^7.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from s3t.capacity.demand import Demand
-from s3t.capacity.outcomes import FirstHits, OrderSet, deaths, half_of
+from s3t.capacity.outcomes import FirstHits, OrderSet, deaths, half_of, how_many, smallest
 from s3t.errors import LayoutError
 
 Floats = NDArray[np.float64]
@@ -68,7 +66,7 @@ def _equal_deaths(weights: Floats, trials: int, rng: np.random.Generator) -> Flo
     race = bits[: slots * trials].reshape(*weights.shape, trials)
     found = np.empty((3, trials))
     for row, moment in enumerate(deaths(race.max(axis=1))[:2]):
-        before = np.count_nonzero(race.reshape(slots, trials) < moment, axis=0)
+        before = how_many(race.reshape(slots, trials) < moment)
         found[row] = requests[before, np.arange(trials)]
     found[2] = requests[-1]
     return found
@@ -87,7 +85,7 @@ def _count_repeating(times: Floats, weights: Floats, moments: Floats, rng: np.ra
         since = np.maximum(moment - times, 0.0)
         mean = np.maximum(np.einsum("f,ft->t", weights, since) + elsewhere * moment, mean_before)
         before = before + rng.poisson(mean - mean_before)
-        counts[row] = before + np.count_nonzero(times <= moment, axis=0)
+        counts[row] = before + how_many(times <= moment)
         mean_before = mean
     counts[np.isinf(moments)] = np.inf
     return counts
@@ -136,7 +134,7 @@ def draw_first_hits(demand: Demand, trials: int, rng: np.random.Generator) -> Fi
     drawn = weights[order]
     unhit = np.flip(np.cumsum(np.flip(drawn, axis=0), axis=0), axis=0)
     waits = _repeating_waits(unhit, unhit.shape, rng) if demand.replacement else _once_waits(drawn, unhit, demand, rng)
-    rank = np.empty((weights.size, trials), dtype=_small(weights.size))
+    rank = np.empty((weights.size, trials), dtype=smallest(weights.size))
     np.put_along_axis(rank, order.astype(np.int64), np.arange(weights.size, dtype=rank.dtype)[:, None], axis=0)
     return FirstHits(rank.reshape(shape), _accumulated(waits))
 
@@ -152,12 +150,7 @@ def _sorted_slots(keys: NDArray[np.uint64]) -> Ranks:
     keys |= np.arange(slots, dtype=np.uint64)[:, None]
     keys.sort(axis=0)
     keys &= last
-    return keys.astype(_small(slots))
-
-
-def _small(slots: int) -> Any:
-    """Return the smallest unsigned type that numbers the slots."""
-    return np.uint8 if slots <= 256 else np.uint16 if slots <= 65_536 else np.uint32
+    return keys.astype(smallest(slots))
 
 
 def _accumulated(waits: Reals) -> Reals:

@@ -55,10 +55,7 @@ class FirstHits:
 
     def hit_by(self, requests: int) -> Bools:
         """Say which slots are hit by the first ``requests`` requests, shape (shards, slices, trials)."""
-        found = np.count_nonzero(self.requests <= requests, axis=0)
-        if found.max(initial=0) > np.iinfo(self.rank.dtype).max:
-            return np.asarray(self.rank < found)
-        return np.asarray(self.rank < found.astype(self.rank.dtype))
+        return np.asarray(self.rank < how_many(self.requests <= requests))
 
 
 @dataclass(frozen=True)
@@ -142,6 +139,16 @@ class OrderSet:
         """Which slices the prefixes of every order hold, shape (orders, length + 1, slices)."""
         place = np.argsort(np.asarray(self.orders), axis=1)
         return np.asarray(place[:, None, :] < np.arange(self.slices + 1)[:, None])
+
+
+def how_many(mask: Bools) -> NDArray[np.unsignedinteger]:
+    """Count along the first axis, in the smallest type that holds the count: several times as fast as in 64 bits."""
+    return np.asarray(mask.view(np.uint8).sum(axis=0, dtype=smallest(len(mask))))
+
+
+def smallest(largest: int) -> Any:
+    """Return the smallest unsigned type that holds 0..largest."""
+    return np.min_scalar_type(largest)
 
 
 def half_of(shards: int) -> int:

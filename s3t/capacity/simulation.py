@@ -21,7 +21,7 @@ from s3t.capacity.checks import check_requests, counts_of
 from s3t.capacity.demand import Demand
 from s3t.capacity.estimates import Estimate, Simulation
 from s3t.capacity.firsthits import draw_deaths, draw_first_hits
-from s3t.capacity.outcomes import FirstHits, OrderSet
+from s3t.capacity.outcomes import FirstHits, OrderSet, how_many
 from s3t.capacity.playing import play
 from s3t.errors import LayoutError
 from s3t.records import Order
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _HELD = 1 << 18
 """How many numbers per array a chunk of trials holds: at most 2 MB, so that most stays in the processor's cache."""
 
-_MOST = 1 << 20
-"""Chunks hold at least 16 trials, unless a trial is as large as this."""
+_MOST = 1 << 17
+"""Chunks hold at least 16 trials, unless a trial is larger than this: some 100 MB in all for 100,000 slots."""
 
 Floats = NDArray[np.float64]
 Draw = Callable[[int, np.random.Generator], tuple[Floats, FirstHits | None]]
@@ -128,7 +128,7 @@ class _Look:
             hit = np.moveaxis(first.hit_by(requests), 1, 0)
             length = self.orders.lengths(hit)
             values[0, column] = length.sum(axis=0, dtype=np.int32) / shards
-            values[3, column] = np.count_nonzero(length, axis=0)
+            values[3, column] = how_many(length > 0)
             if not equal:
                 values[2, column] = np.einsum("lst,sl->t", self.orders.behind(hit), self.shares)
         values[1] = values[0] / self.orders.slices

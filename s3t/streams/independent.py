@@ -53,6 +53,10 @@ class Weighted(Stream):
     seed: int = 0
     once: bool = False
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise LayoutError(f"seed={self.seed} is not possible: give an integer of at least 0")
+
     piecewise = True
     """Whether the weights of users can be drawn piece by piece."""
 
@@ -129,6 +133,7 @@ class Pareto(Weighted):
     main = "shape"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.shape > 0.0:
             raise LayoutError(f"shape={self.shape} is no Pareto exponent: give a number above 0")
 
@@ -145,6 +150,7 @@ class Zipf(Weighted):
     main = "exponent"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.exponent < np.inf:
             raise LayoutError(f"exponent={self.exponent} is no Zipf exponent: give a number of at least 0")
 

@@ -14,7 +14,7 @@ from s3t.records import Layout
 
 Integers = NDArray[np.int64]
 
-HOLDABLE = 50_000_000
+HOLDABLE = 10_000_000
 """Streams that need a number per record refuse larger populations."""
 
 

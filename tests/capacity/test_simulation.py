@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -231,6 +232,17 @@ def test_ten_thousand_shards_and_a_billion_records() -> None:
     assert found.first.mean < found.half.mean < found.last.mean
 
 
+def test_memory_does_not_grow_with_records_or_trials() -> None:
+    for demand in (Demand.once(np.full((10_000, 10), 10_000)), Demand.uniform(5, 6)):
+        trials = 20 if demand.shards > 5 else 300_000
+        tracemalloc.start()
+        simulate(demand, cyclic(demand.slices, 3), trials=trials, seed=SEED, threads=2)
+        simulate(Demand.uniform(*demand.weights.shape), cyclic(demand.slices, 3), trials=trials, seed=SEED, after=(99,))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 200e6
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -244,6 +256,19 @@ def test_ten_thousand_shards_and_a_billion_records() -> None:
             r"orders of 2 slices do not fit shards of 3",
         ),
         (lambda: simulate(Demand.uniform(2, 2), [(0, 1)], trials=0, seed=0), r"trials=0 is not possible"),
+        (lambda: simulate(Demand.uniform(2, 2), [(0, 1)], trials=1, seed=-1), r"seed=-1 is not possible"),
+        (
+            lambda: simulate(Demand.uniform(2, 2), [(0, 1)], trials=1, seed=0, records=[[1, 2]]),
+            r"records of shape \(1, 2\) do not fit",
+        ),
+        (
+            lambda: simulate(Demand.once([[1, 2]]), [(0, 1)], trials=1, seed=0, records=[[2, 1]]),
+            r"records are given twice, and differ",
+        ),
+        (
+            lambda: simulate(Demand.of([[0.0, 0.0]]), [(0, 1)], trials=1, seed=0, after=(1,)),
+            r"no slot can be requested",
+        ),
         (lambda: simulate(Demand.uniform(2, 2), [(0, 1)], trials=1, seed=0, threads=0), r"threads=0 is not possible"),
         (
             lambda: simulate(Demand.uniform(2, 2), [(0, 1)], trials=1, seed=0, after=(-1,)),
