@@ -15,6 +15,9 @@ from s3t.streams.population import Population, check_holdable
 
 Integers = NDArray[np.int64]
 
+_BURSTS = 32
+"""Bursts per block."""
+
 
 @dataclass(frozen=True)
 class Bursty(Stream):
@@ -37,9 +40,22 @@ class Bursty(Stream):
             yield from ((record,) for record in draw(groups[0], rng).tolist())
 
     def blocks(self, population: Population, rng: np.random.Generator, trials: int) -> Iterator[Block]:
+        if population.user is None:
+            yield from self._bursts(population, rng, trials)
+            return
         for number, groups in enumerate(self._groups(population, rng, trials)):
-            slots = groups if population.user is None else population.slots_of(population.of_users(groups, rng))
+            slots = population.slots_of(population.of_users(groups, rng))
             yield Block(np.arange(1, STEPS + 1) + number * STEPS, slots, (number + 1) * STEPS)
+
+    def _bursts(self, population: Population, rng: np.random.Generator, trials: int) -> Iterator[Block]:
+        """Yield the first request of every burst: the others fall in the same slot and change nothing."""
+        before = np.zeros((trials, 1), dtype=np.int64)
+        while True:
+            ends = before + np.cumsum(rng.geometric(1.0 / self.length, size=(trials, _BURSTS)), axis=1)
+            starts = np.concatenate([before, ends[:, :-1]], axis=1) + 1
+            slots = population.slots_of(rng.integers(population.size, size=(trials, _BURSTS)))
+            before = ends[:, -1:]
+            yield Block(starts, slots, int(before.min()))
 
     def _groups(self, population: Population, rng: np.random.Generator, trials: int) -> Iterator[Integers]:
         """Yield the group of each request, shape (trials, STEPS) at a time."""
