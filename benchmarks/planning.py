@@ -13,8 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.painters import PLOT, page
+from benchmarks.rows import read
 from benchmarks.style import STYLE
+from benchmarks.summary import extra
 from s3t.errors import DataError
+from s3t.planner.curve import Curve
 from s3t.planner.options import Needs, Option, misses
 
 METRIC = "days until the first dead shard"
@@ -55,6 +58,27 @@ def as_rows(found: Sequence[Option], front: Sequence[Option], best: Option, need
         }
 
 
+def curve_of_rows(folder: Path, model: str) -> Curve:
+    """Return accuracy against the share in service, as measured on ``model`` under streams of requests.
+
+    Systems at equal shares are averaged. DataError if there are no such rows.
+    """
+    rows = read(folder)
+    rows = rows[(rows["question"] == "streams") & (rows["model"] == model) & (rows["kind"] == "measured")]
+    found = extra(rows[rows["status"] == "ok"], "stream")
+    where = ["shards", "slices", "method", "budget", "seed", "stream", "deletions", "file"]
+    pairs = found.pivot_table(index=where, columns="metric", values="value")
+    if not {"share in service", "test accuracy"} <= set(pairs.columns):
+        raise DataError(
+            f"{folder} has no accuracy of {model!r} under a stream of requests; run benchmarks/test_streams.py"
+        )
+    points = pairs.dropna().groupby(["shards", "slices", "share in service"])["test accuracy"].mean().reset_index()
+    curve: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for m, pieces, share, accuracy in points.to_numpy().tolist():
+        curve.setdefault((int(m), int(pieces)), []).append((share, accuracy))
+    return Curve({place: tuple(known) for place, known in curve.items()})
+
+
 def draw_options(found: Sequence[Option], front: Sequence[Option], best: Option, needs: Needs, path: Path) -> None:
     """Draw the options to ``path``. DataError for an unknown ending."""
     if path.suffix.lower() not in ENDINGS:
@@ -66,8 +90,7 @@ def draw_options(found: Sequence[Option], front: Sequence[Option], best: Option,
 
 def paint(rows: pd.DataFrame) -> Figure:
     """Days until the first dead shard against training up front; the Pareto set is filled, the pick is named."""
-    extra = pd.DataFrame(list(rows["extra"]), index=rows.index)
-    table = rows.drop(columns="extra").join(extra)
+    table = rows.drop(columns="extra").join(pd.DataFrame(list(rows["extra"]), index=rows.index))
     table["hours"] = table["upfront_seconds"] / 3600
     first = table.iloc[0]
     figure = page(

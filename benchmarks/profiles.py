@@ -120,6 +120,7 @@ PROFILES: dict[str, Profile] = {
         streams=20,
         trials=100_000,
         rounds=20,
+        request_streams=REQUESTS[:-1],
     ),
     "health": Profile(
         name="health",

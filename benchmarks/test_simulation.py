@@ -25,6 +25,8 @@ ROUNDS = 7
 PLAIN_REQUESTS = 100_000
 """Requests per round, at least, of the plain loop; whole lives are played."""
 FAST_REQUESTS = 50_000_000
+SIZES = {"smoke": (2, 0.02), "quick": (3, 0.1)}
+"""Rounds, and share of the requests, of the small profiles."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ def _timed(job: Callable[[], int]) -> float:
 def test_speed(benchmark: Any, bench: Workbench, speed: Speed) -> None:
     """Both sides in one process, turn by turn; a request counts until the last shard is dead."""
     benchmark.group = "simulation: speed"
-    small = bench.profile.name == "smoke"
-    rounds, share = (2, 0.02) if small else (ROUNDS, 1.0)
+    rounds, share = SIZES.get(bench.profile.name, (ROUNDS, 1.0))
     demand, orders = speed.demand(), cyclic(speed.slices, speed.budget)
     after = AFTER if speed.chains else ()
     life = deletion_rate(speed.shards, speed.slices, speed.budget)
@@ -129,7 +130,7 @@ def test_speed(benchmark: Any, bench: Workbench, speed: Speed) -> None:
 def test_grid(benchmark: Any, bench: Workbench) -> None:
     """Every cell where there is theory; how many lie beyond 3 standard errors, and how many chance predicts."""
     benchmark.group = "simulation: grid"
-    trials = min(bench.profile.trials, 20_000)
+    trials = min(bench.profile.trials, 4_000 if bench.profile.name in SIZES else 20_000)
     about: dict[str, Any] = {
         "question": "simulation",
         "unit": "cells",

@@ -15,6 +15,7 @@ from s3t.cli.output import print_result
 from s3t.errors import S3TError
 
 if TYPE_CHECKING:
+    from s3t.planner.curve import Curve
     from s3t.planner.options import MakePlan, Needs, Option
     from s3t.planner.price import Price
 
@@ -50,7 +51,8 @@ def plan(
     price: Annotated[Path | None, typer.Option(help="Take the price of work from here; measure nothing.")] = None,
     save_price: Annotated[Path | None, typer.Option(help="Write the price of work there.")] = None,
     curve: Annotated[
-        Path | None, typer.Option(help="CSV with shards, slices, share, accuracy: what is known of accuracy.")
+        Path | None,
+        typer.Option(help="Accuracy: CSV of shards, slices, share in service, accuracy; or rows."),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Draw the options and the Pareto front there (PNG, SVG, PDF).")
@@ -59,7 +61,6 @@ def plan(
 ) -> None:
     """Weigh layouts: what each costs and bears, which are not beaten, and which one to take, in one sentence."""
     from baselines.methods import find
-    from s3t.planner.curve import read_curve
     from s3t.planner.options import Needs, options, pareto, pick
     from s3t.planner.price import measure, read, write
 
@@ -76,7 +77,7 @@ def plan(
         rebuild_at,  # type: ignore[arg-type]
         tuple(read_prior(prior)) if prior else (),
     )
-    known = read_curve(curve) if curve else None
+    known = _known(curve, model) if curve else None
     if price:
         priced = read(price)
     else:
@@ -103,6 +104,17 @@ def plan(
         "why": why,
     }
     print_result(as_json, result, _table(front, best, needs, priced) + f"\n\n{why}")
+
+
+def _known(path: Path, model: str) -> Curve:
+    """Read the curve from a CSV file, or from a folder of the benchmarks' rows."""
+    from s3t.planner.curve import read_curve
+
+    if not path.is_dir():
+        return read_curve(path)
+    from benchmarks.planning import curve_of_rows
+
+    return curve_of_rows(path, model)
 
 
 def _plainly(option: Option) -> dict[str, Any]:

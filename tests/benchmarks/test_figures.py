@@ -15,7 +15,7 @@ import pytest
 import benchmarks
 from benchmarks.figures import draw
 from benchmarks.painters import look
-from benchmarks.planning import as_rows, draw_options
+from benchmarks.planning import as_rows, curve_of_rows, draw_options
 from benchmarks.rows import Header, Machine, Row, RowSet, write
 from s3t.errors import DataError
 from s3t.planner.options import Needs, options, pareto, pick
@@ -238,6 +238,15 @@ def test_neither_torch_nor_the_system_is_loaded(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_a_curve_comes_from_rows_of_streams(tmp_path: Path) -> None:
+    put(tmp_path, *streams())
+    curve = curve_of_rows(tmp_path, "minilm")
+    assert curve.points == {(4, 3): ((pytest.approx(0.2), pytest.approx(0.8)), (pytest.approx(1 - 4 / 30), 0.8))}
+    assert curve.at(4, 3, 0.5) == pytest.approx(0.8) and curve.at(4, 3, 0.1) is None
+    with pytest.raises(DataError, match="has no accuracy of 'mpnet' under a stream of requests"):
+        curve_of_rows(tmp_path, "mpnet")
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -100,7 +100,9 @@ def test_the_pick_keeps_every_limit(found: list[Option], limit: str, value: floa
         return o.upfront + 365.25 * o.per_deletion
 
     assert (
-        best in good and yearly(best) == min(yearly(o) for o in good) and f"no other as good ({len(good) - 1})" in why
+        best in good
+        and yearly(best) == min(yearly(o) for o in good)
+        and f"none of the {len(good) - 1} others as good" in why
     )
 
 
