@@ -34,12 +34,12 @@ def draw(rows_folder: Path, out_folder: Path, *, include_dirty: bool = False, pr
                 drawn.append(_save(painters.capacity(rows, name), rows, out_folder / f"capacity-{name}.png"))
             else:
                 log.warning("no rows of capacity at profile %s: its figure is not drawn", name)
-            for title, (question, study) in STUDIES.items():
+            for title, (question, metric, study) in STUDIES.items():
                 rows = frame[(frame["profile"] == name) & (frame["question"] == question)]
-                if (rows["status"] == "ok").any():
+                if ((rows["status"] == "ok") & (rows["metric"] == metric)).any():
                     drawn.append(_save(study(rows), rows, out_folder / f"{title}-{name}.png"))
                 else:
-                    log.warning("no rows of %s at profile %s: its figure is not drawn", question, name)
+                    log.warning("no rows of %s (%s) at profile %s: its figure is not drawn", question, metric, name)
         for setting in settings(frame):
             everything = setting.select(frame)
             for title, (question, metric, deletions, paint) in FIGURES.items():
@@ -76,12 +76,12 @@ FIGURES: dict[str, tuple[str, str, bool, Painter]] = {
     "storage-by-method": ("storage", "bytes stored", False, painters.storage),
 }
 """Figure -> question, metric, whether the x axis is deletions, painter."""
-STUDIES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
-    "layouts": ("survival", survival.layouts),
-    "survival": ("survival", survival.curves),
-    "orders": ("orders", survival.orders),
-    "streams": ("streams", panels.streams),
-    "service": ("streams", panels.worth),
-    "planner": ("planning", planning.paint),
+STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
+    "layouts": ("survival", "requests until dead", survival.layouts),
+    "survival": ("survival", "share in service", survival.curves),
+    "orders": ("orders", "share of the optimum", survival.orders),
+    "streams": ("streams", "requests to dead system", panels.streams),
+    "service": ("streams", "test accuracy", panels.worth),
+    "planner": ("planning", planning.METRIC, planning.paint),
 }
-"""Figure of a study of its own -> question, painter of its rows at one profile."""
+"""Figure of a study of its own -> question, the metric that it cannot do without, painter of its rows at one profile."""
