@@ -169,10 +169,10 @@ def pick(found: Sequence[Option], needs: Needs) -> tuple[Option, str]:
         good = [option for option in within if option.behind >= (1 - A_TENTH) * most]
         reason = f"of {len(within)} layouts none keeps over a tenth more records behind a served model"
     chosen = min(good, key=lambda option: (_yearly(option, needs), option.bytes, option.name))
+    bears = _trigger(chosen, needs)
     sentence = (
         f"Take {chosen.name}: within the limits, {reason}, and none of the {len(good) - 1} others as good trains less in a "
-        f"year; it bears {_trigger(chosen, needs):,.0f} requests ({_trigger(chosen, needs) / needs.per_day:,.1f} days) until its "
-        f"{needs.rebuild_at} dead shard."
+        f"year; it bears {bears:,.0f} requests ({bears / needs.per_day:,.1f} days) until its {needs.rebuild_at} dead shard."
     )
     return chosen, sentence
 
