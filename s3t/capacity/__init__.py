@@ -11,7 +11,7 @@ Everything here is pure; no torch.
 from s3t.capacity.counting import expected_live_shards, probability_dead, probability_live, requests_until
 from s3t.capacity.demand import Demand
 from s3t.capacity.estimates import Estimate, Simulation
-from s3t.capacity.methods import View, view
+from s3t.capacity.methods import MethodView, view_of
 from s3t.capacity.paper import gap, gap_of_the_paper, growth_of_the_paper
 from s3t.capacity.rates import (
     deletion_rate,
@@ -38,8 +38,8 @@ from s3t.capacity.survival import (
 __all__ = [
     "Demand",
     "Estimate",
+    "MethodView",
     "Simulation",
-    "View",
     "best_length_distribution",
     "best_length_distribution_exact",
     "best_length_distributions",
@@ -67,5 +67,5 @@ __all__ = [
     "simulate",
     "simulate_stream",
     "survival",
-    "view",
+    "view_of",
 ]

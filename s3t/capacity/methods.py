@@ -17,7 +17,7 @@ UNDIVIDED = ("retrain-lora", "retrain-full")
 
 
 @dataclass(frozen=True)
-class View:
+class MethodView:
     """A method as data: ``layout`` and ``orders`` of every shard. ``eager``: it retrains within each deletion.
 
     An eager system is never dead: every request is a rebuild, at once. Its capacity in the sense of these functions is
@@ -30,7 +30,7 @@ class View:
     eager: bool
 
 
-def view(method: str, layout: Layout) -> View:
+def view_of(method: str, layout: Layout) -> MethodView:
     """Return ``method`` with cyclic orders; full retraining pays no heed to ``layout``.
 
     A method with one order, as SISA was published, has budget 1. Raises LayoutError for an unknown method.
@@ -39,4 +39,4 @@ def view(method: str, layout: Layout) -> View:
         hint = did_you_mean(method, LAZY + EAGER)
         raise LayoutError(f"method {method!r} is unknown{hint}; known are {', '.join(LAZY + EAGER)}")
     own = Layout(1, 1, 1) if method in UNDIVIDED else layout
-    return View(method, own, tuple(cyclic(own.slices, own.budget)), method in EAGER)
+    return MethodView(method, own, tuple(cyclic(own.slices, own.budget)), method in EAGER)
