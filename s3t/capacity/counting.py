@@ -52,11 +52,15 @@ def probability_dead(demand: Demand, orders: Sequence[Order], requests: int, sha
     if not demand.replacement and requests == demand.total:
         return 1.0
     series = _Series(demand, requests)
-    value = series.coefficient if mortal.graded else lambda logs: float(series.averages(lambda t: logs(t)[:, None])[0])
+
+    def average(logs: Logs) -> float:
+        return float(series.averages(lambda t: logs(t)[:, None])[0])
+
     middle = series.clock(np.array([series.odds()]))
-    if mortal.log_dead(middle)[0] < np.log(0.5):
-        return min(1.0, max(0.0, value(mortal.log_dead)))
-    return min(1.0, max(0.0, 1.0 - value(mortal.log_short)))
+    if mortal.log_dead(middle)[0] >= np.log(0.5):
+        return min(1.0, max(0.0, 1.0 - average(mortal.log_short)))
+    small = series.coefficient if mortal.graded else average
+    return min(1.0, max(0.0, small(mortal.log_dead)))
 
 
 def requests_until(

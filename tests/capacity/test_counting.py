@@ -63,6 +63,14 @@ def test_probabilities_equal_every_history(
             assert chance == pytest.approx(float(exact), abs=1e-12)
 
 
+@pytest.mark.parametrize(("counts", "requests"), [((1010, 1, 1), 1), ((9000, 2, 1), 2), ((10**5, 3, 3), 4)])
+def test_almost_all_records_in_one_slot(counts: tuple[int, ...], requests: int) -> None:
+    """The saddle lies so far out that no first slice is unhit there with a probability that a float can hold."""
+    demand, orders = Demand.once([counts]), [(0, 1, 2)]
+    missed = Fraction(math.comb(sum(counts[1:]), requests), math.comb(sum(counts), requests))
+    assert probability_dead(demand, orders, requests) == pytest.approx(float(1 - missed), abs=1e-12)
+
+
 @given(
     st.lists(st.lists(st.integers(1, 10**4), min_size=3, max_size=3), min_size=1, max_size=3),
     st.integers(1, 3),
