@@ -35,6 +35,8 @@ def streams(rows: pd.DataFrame) -> Figure:
     _by_stream(right, late, names)
     left.set_yticks(range(len(names)), names)
     right.set_yticks(range(len(names)), [""] * len(names))
+    if len(deaths):
+        left.set_xlim(float(deaths["value"].min()) / 2, float(deaths["value"].max()) * 3)
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_minor_locator(NullLocator())
     left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -96,5 +98,5 @@ def worth(rows: pd.DataFrame) -> Figure:
         axes.plot([], [], shapes[stream], color=colour, ls="", label=f"{label(method, budget)}, {stream}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=10)
     return figure
