@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3t.describing import base_model, describe
+from s3t.orders import Rule
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
 from s3t.system import Evaluation, System
@@ -19,7 +20,8 @@ class S3T(System):
     """S3T in a run folder: LoRA blocks trained slice by slice, several orders per shard (arXiv 2406.16257).
 
     ``S3T("runs/demo", Layout(shards=4, slices=3, budget=3), model="minilm", classes=data.classes)`` describes it;
-    ``fit`` trains it, ``S3T.open("runs/demo")`` opens it again. Raises LayoutError if there are more slices than layers.
+    ``fit`` trains it, ``S3T.open("runs/demo")`` opens it again. ``rule``: how the orders are chosen, cyclic if None
+    (:class:`s3t.orders.Rule`). Raises LayoutError if there are more slices than layers, or if the rule does not fit them.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class S3T(System):
         classes: Sequence[str],
         model: str | Backbone = "minilm",
         recipe: Recipe | None = None,
+        rule: Rule | None = None,
         seed: int = 0,
         key: bytes | None = None,
         evaluation: Evaluation = ((), ()),
@@ -37,5 +40,6 @@ class S3T(System):
     ) -> None:
         backbone, recipe = base_model(model), recipe or Recipe()
         plan = s3t_plan(layout, recipe, backbone.layers)
+        plan = plan if rule is None else plan.ordered_by(rule)
         config = describe(plan, recipe, backbone, {"classes": list(classes)}, seed)
         super().__init__(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)

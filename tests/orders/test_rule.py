@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from baselines.methods import METHODS, UNDIVIDED, make_plan
+from s3t import S3T
+from s3t.backbone import Backbone
 from s3t.errors import LayoutError
 from s3t.orders import RULES, Rule, best, conditional, cyclic, matching, random
 from s3t.plan import Plan, s3t_plan
@@ -87,3 +90,12 @@ def test_no_rule_but_cyclic_is_extended(name: str) -> None:
 def test_refuses(make, message) -> None:
     with pytest.raises(LayoutError, match=message):
         make()
+
+
+def test_the_system_in_python_takes_a_rule(tmp_path: Path, tiny: Backbone) -> None:
+    rule = Rule.of("matching", prior=PRIOR, horizon=9, seed=0)
+    layout = Layout(1, len(PRIOR), 2)
+    system = S3T(tmp_path / "run", layout, classes=("a", "b"), model=tiny, rule=rule)
+    assert system.config.plan.orders == rule.orders(len(PRIOR), 2) and system.config.plan.rule == rule
+    with pytest.raises(LayoutError, match="numbers for 2 slices"):
+        S3T(tmp_path / "other", Layout(1, 2, 1), classes=("a", "b"), model=tiny, rule=rule)
