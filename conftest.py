@@ -40,6 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Tests run on one thread, set before torch is imported; benchmarks on as many as there are.
+
+    Tiny models gain nothing from more threads and lose much to a busy machine, bits depend on their number, and a fork
+    does not take a pool of them along.
+    """
+    if not config.getoption("--benchmark"):
+        os.environ["OMP_NUM_THREADS"] = "1"
     _refuse_torchvision()
 
 

@@ -14,10 +14,6 @@ import pytest
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
 
-# Before torch is imported: tiny models gain nothing from more threads and lose much to a busy machine, bits depend on their
-# number, and a fork does not take a pool of them along.
-os.environ["OMP_NUM_THREADS"] = "1"
-
 ROOT = Path(__file__).resolve().parent.parent
 Finished = subprocess.CompletedProcess[str]
 

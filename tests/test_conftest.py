@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 TESTS = """
+import os
 import pytest
 
-def test_fast(): pass
+def test_fast(): assert os.environ["OMP_NUM_THREADS"] == "1"
 
 @pytest.mark.slow
 def test_slow(): pass
@@ -22,7 +23,10 @@ def test_slow(): pass
 def test_packs(): pass
 """
 BENCHMARKS = """
+import os
+
 def test_benchmark(profile, benchmark):
+    assert os.environ["OMP_NUM_THREADS"] == "2"
     benchmark.extra_info["profile"] = profile
     benchmark.pedantic(lambda: None)
 """
@@ -40,10 +44,20 @@ def project(tmp_path: Path, root: Path) -> Path:
 
 @pytest.fixture
 def ran(project: Path, python: Callable[..., object]) -> Callable[..., list[str]]:
-    """Runs pytest in the project and returns the names of the tests that passed, sorted."""
+    """Runs pytest in the project, on two threads as it finds them, and returns the names of what passed, sorted."""
 
     def run(*options: str) -> list[str]:
-        done = python("-m", "pytest", "-v", "-p", "no:cacheprovider", *options, cwd=project, PYTHONSAFEPATH="")
+        done = python(
+            "-m",
+            "pytest",
+            "-v",
+            "-p",
+            "no:cacheprovider",
+            *options,
+            cwd=project,
+            PYTHONSAFEPATH="",
+            OMP_NUM_THREADS="2",
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return sorted(re.findall(r"::(\w+) PASSED", done.stdout))
 
