@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s3t.errors import LayoutError
+from s3t.orders.checks import in_range
 from s3t.records import Order
 
 
@@ -16,12 +17,7 @@ def probabilities_of(values: ArrayLike) -> NDArray[np.float64]:
     p = np.asarray(values, dtype=np.float64)
     if p.size == 0:
         raise LayoutError("no probabilities given: give at least one")
-    wrong = p[~((p >= 0.0) & (p <= 1.0))]
-    if wrong.size:
-        raise LayoutError(f"probability {wrong[0]} is out of range: give 0 to 1")
-    if p.sum() > 1.0 + 1e-9:
-        raise LayoutError(f"probabilities sum to {p.sum():.6g}: they may sum to 1 at most")
-    return p
+    return in_range(p)
 
 
 def counts_of(values: ArrayLike) -> NDArray[np.float64]:

@@ -23,6 +23,11 @@ def prior_of(probabilities: ArrayLike) -> Floats:
         raise LayoutError("the probabilities are no list of numbers: give one number per slice") from error
     if p.ndim != 1 or p.size == 0:
         raise LayoutError(f"probabilities of shape {p.shape} do not fit: give one number per slice, at least one")
+    return in_range(p)
+
+
+def in_range(p: Floats) -> Floats:
+    """Return ``p``, any shape. LayoutError if one is outside 0..1, or they sum to more than 1."""
     wrong = p[~((p >= 0.0) & (p <= 1.0))]
     if wrong.size:
         raise LayoutError(f"probability {wrong[0]} is out of range: give 0 to 1")
