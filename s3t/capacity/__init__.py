@@ -11,7 +11,6 @@ Everything here is pure; no torch.
 from s3t.capacity.counting import expected_live_shards, probability_dead, probability_live, requests_until
 from s3t.capacity.demand import Demand
 from s3t.capacity.estimates import Estimate, Simulation
-from s3t.capacity.methods import MethodView, view_of
 from s3t.capacity.paper import gap, gap_of_the_paper, growth_of_the_paper
 from s3t.capacity.rates import (
     deletion_rate,
@@ -38,7 +37,6 @@ from s3t.capacity.survival import (
 __all__ = [
     "Demand",
     "Estimate",
-    "MethodView",
     "Simulation",
     "best_length_distribution",
     "best_length_distribution_exact",
@@ -67,5 +65,4 @@ __all__ = [
     "simulate",
     "simulate_stream",
     "survival",
-    "view_of",
 ]
