@@ -47,6 +47,9 @@ Question = Literal[
     "survival",
     "streams",
     "planning",
+    "engine",
+    "serving",
+    "deletion",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 PROFILES = ("smoke", "quick", "health", "full")
