@@ -1,0 +1,46 @@
+"""What a user of the Trainer may turn without changing the schedule: precision, batches by length, loader workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from s3t.errors import RecipeError, did_you_mean
+
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the Trainer runs. The defaults are the Trainer's own.
+
+    ``precision``: bfloat16 is autocast with float32 weights. ``group_by_length``: batches of rows of similar length, within
+    the Trainer's windows. ``workers``: processes that load and collate, 0 for none. ``batch_size`` None: the recipe's; another
+    one changes the optimization. Raises RecipeError for anything else.
+    """
+
+    precision: Precision = "float32"
+    group_by_length: bool = False
+    workers: int = 0
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            hint = did_you_mean(str(self.precision), PRECISIONS)
+            raise RecipeError(f"precision={self.precision!r} is unknown{hint}; choose from {', '.join(PRECISIONS)}")
+        for name, value, least in (("workers", self.workers, 0), ("batch_size", self.batch_size, 1)):
+            if value is not None and (type(value) is not int or value < least):
+                raise RecipeError(f"{name}={value!r} is not possible: give a whole number of at least {least}")
+
+    @property
+    def name(self) -> str:
+        """The options in words, such as ``bfloat16, by length``."""
+        parts = [str(self.precision)]
+        if self.group_by_length:
+            parts.append("by length")
+        if self.workers:
+            parts.append(f"{self.workers} worker{'s' * (self.workers > 1)}")
+        if self.batch_size is not None:
+            parts.append(f"batches of {self.batch_size}")
+        return ", ".join(parts)
