@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmuls on CUDA, read at its first use
@@ -71,6 +71,13 @@ class Backbone:
     device: torch.device
     encoder: Encoder
     pad: dict[str, int]
+    lean: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """The fast engine's form of the model, by precision, made on first use."""
+
+    @property
+    def kind(self) -> str:
+        """The model class, as transformers names it (``bert``)."""
+        return str(self.model.config.model_type)
 
     def encode(self, inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         """Tokenize each input on its own, truncated to ``max_length`` tokens. DataError if a text is empty."""

@@ -8,10 +8,10 @@ first step and by digest of all other tensors after the last (arXiv 2406.16257, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from s3t.backbone import Backbone, Encoded
 from s3t.blocks import ChainModel, ModelState
 from s3t.digests import tensors_digest
+from s3t.engine.mode import REFERENCE
 from s3t.errors import IsolationError, S3TError
 from s3t.records import Recipe
 
 if TYPE_CHECKING:
     from s3t.plan import Stage
 
-KERNEL = "2"
-"""Version of the numerics here. Raise it with every change that can move a bit; it is part of every node's key."""
+KERNEL = REFERENCE
+"""Version of the numerics here, part of every node's key."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Row:
-    """One training row as the kernel sees it."""
+    """One training row as the kernel sees it; ``piece`` is the slice of its shard that it lies in."""
 
     encoded: Encoded
     label: int
+    piece: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Trained:
     optimizer_steps: int
     record_passes: int
     layer_passes: int
+
+
+Keep = Callable[[int, int, Callable[[Sequence[int]], dict[int, Any]]], Any]
+"""Where the fast engine's activations are kept: called with a slice, a depth, and what makes some depths of that slice."""
 
 
 def train_node(
@@ -124,7 +130,7 @@ def _run(
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     for step, batch in enumerate(batches):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * _schedule(step, len(batches), recipe.warmup)
+            group["lr"] = peak * schedule(step, len(batches), recipe.warmup)
         logits = model(model.backbone.collate([rows[i].encoded for i in batch]))
         labels = torch.tensor([rows[i].label for i in batch], device=logits.device)
         loss = nn.functional.cross_entropy(logits, labels)
@@ -138,7 +144,7 @@ def _run(
         parameter.requires_grad_(False)
 
 
-def _schedule(step: int, steps: int, warmup: float) -> float:
+def schedule(step: int, steps: int, warmup: float) -> float:
     """Return the share of the peak learning rate: linear warm-up over the first steps, then linear to zero."""
     rising = math.ceil(warmup * steps)
     return (step + 1) / rising if step < rising else (steps - step) / max(1, steps - rising)

@@ -1,0 +1,139 @@
+"""A base model as the fast engine runs it: its embeddings, its lean layers, and where a family keeps them.
+
+Adding a family is one entry in ``LEAN`` for post-norm encoders whose feed-forward uses GELU; all else stays with the
+reference engine, and asking for the fast one says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s3t.backbone import Backbone, Encoded
+from s3t.engine.layers import PROJECTIONS, Layer, Linear, Norm
+from s3t.engine.mode import Precision
+from s3t.errors import ModelError, RecipeError
+
+
+@dataclass(frozen=True)
+class Lean:
+    """Where a model class keeps the parts of a layer: module paths inside the layer, and the names of two sizes."""
+
+    q: str
+    k: str
+    v: str
+    o: str
+    up: str
+    down: str
+    norm1: str
+    norm2: str
+    heads: str = "num_attention_heads"
+    activation: str = "hidden_act"
+
+    def path(self, projection: str) -> str:
+        """Return the module path of one of ``PROJECTIONS`` inside a layer."""
+        return str(getattr(self, projection))
+
+
+_BERT = Lean(
+    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    o="attention.output.dense",
+    up="intermediate.dense",
+    down="output.dense",
+    norm1="attention.output.LayerNorm",
+    norm2="output.LayerNorm",
+)
+LEAN: dict[str, Lean] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "mpnet": Lean(
+        *(f"attention.attn.{name}" for name in ("q", "k", "v", "o")),
+        up="intermediate.dense",
+        down="output.dense",
+        norm1="attention.LayerNorm",
+        norm2="output.LayerNorm",
+    ),
+    "distilbert": Lean(
+        *(f"attention.{name}" for name in ("q_lin", "k_lin", "v_lin", "out_lin")),
+        up="ffn.lin1",
+        down="ffn.lin2",
+        norm1="sa_layer_norm",
+        norm2="output_layer_norm",
+        heads="n_heads",
+        activation="activation",
+    ),
+}
+
+
+class Encoder:
+    """The frozen base model in one precision. ``layers``: lean layers from the input side."""
+
+    def __init__(self, backbone: Backbone, precision: Precision) -> None:
+        kind, config = backbone.kind, backbone.model.config
+        if kind not in LEAN:
+            raise ModelError(
+                f"the fast engine has no lean form of model type {kind!r}, only of {', '.join(sorted(LEAN))}; "
+                "use engine=reference"
+            )
+        self.backbone = backbone
+        self.lean = LEAN[kind]
+        if (used := getattr(config, self.lean.activation)) != "gelu":
+            raise ModelError(f"the fast engine knows the activation gelu, not {used!r}; use engine=reference")
+        self.dtype: torch.dtype = getattr(torch, precision)
+        self.layers = tuple(self._layer(module) for module in backbone.layer_modules(backbone.model))
+
+    @staticmethod
+    def of(backbone: Backbone, precision: Precision) -> Encoder:
+        """Return the encoder of ``backbone``, made once for each precision. ModelError if it has no lean form."""
+        if precision not in backbone.lean:
+            backbone.lean[precision] = Encoder(backbone, precision)
+        found: Encoder = backbone.lean[precision]
+        return found
+
+    def _layer(self, module: nn.Module) -> Layer:
+        part: dict[str, Any] = {name: module.get_submodule(self.lean.path(name)) for name in PROJECTIONS}
+        norms = [module.get_submodule(path) for path in (self.lean.norm1, self.lean.norm2)]
+        weight, bias = (torch.cat([getattr(part[name], side) for name in "qkv"]) for side in ("weight", "bias"))
+        rest = [Linear.of(part[name].weight, part[name].bias, self.dtype) for name in ("o", "up", "down")]
+        lean = [Norm(n.weight.detach().to(self.dtype), n.bias.detach().to(self.dtype), float(n.eps)) for n in norms]
+        heads = int(getattr(self.backbone.model.config, self.lean.heads))
+        return Layer(Linear.of(weight, bias, self.dtype), *rest, *lean, heads)
+
+    def targets(self, wanted: Sequence[str]) -> list[str]:
+        """Return the projections that LoRA targets name, as PEFT matches them. RecipeError for one that names none here."""
+        chosen = []
+        for target in wanted or self.backbone.family.targets:
+            fits = [p for p in PROJECTIONS if ("." + self.lean.path(p)).endswith("." + target)]
+            if not fits:
+                paths = ", ".join(self.lean.path(p) for p in PROJECTIONS)
+                raise RecipeError(f"target {target!r} names no linear map of the fast engine's layers ({paths})")
+            chosen += fits
+        return [p for p in PROJECTIONS if p in chosen]
+
+    def embed(self, rows: Sequence[Encoded]) -> Tensor:
+        """Return the input of layer 0 for ``rows``, padded to their own longest: (rows, longest, hidden)."""
+        batch = self.backbone.collate(rows)
+        del batch["attention_mask"]
+        hidden: Tensor = self.backbone.model.embeddings(**batch)
+        return hidden.to(self.dtype)
+
+    def bias(self, lengths: Sequence[int]) -> Tensor | None:
+        """Return what is added to the attention scores of rows of ``lengths``: minus infinity on padding, in float32.
+
+        None if there is nothing to add. MPNet adds its bias by distance (Song et al. 2020, section 3).
+        """
+        device, longest = self.backbone.device, max(lengths)
+        bias = None
+        if min(lengths) < longest:
+            real = torch.arange(longest, device=device)[None] < torch.tensor(lengths, device=device)[:, None]
+            bias = torch.zeros(real.shape, device=device).masked_fill_(~real, float("-inf"))[:, None, None, :]
+        if self.backbone.kind == "mpnet":
+            model: Any = self.backbone.model
+            probe = torch.empty(1, longest, 1, device=device)
+            near = model.encoder.compute_position_bias(probe).float()
+            bias = near if bias is None else near + bias
+        return bias

@@ -1,0 +1,195 @@
+"""Kernel fast-1: one node from its parent, its rows, its batches, its recipe and its seeds, faster than the reference.
+
+What differs from kernel 2 (docs/DERIVATION.md, "Numeric kernel") is stated in docs/ENGINE.md, rule by rule: activations of the
+layers below every adapter come from :mod:`s3t.engine.activations`, adapters of earlier stages are merged into the frozen
+weights, activations and frozen weights are in the mode's precision; what is trained, the head, the loss and the optimizer stay
+in float32. Stages that train every tensor (kind full) are the reference kernel's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from s3t.backbone import Backbone
+from s3t.blocks import ModelState
+from s3t.engine import lora
+from s3t.engine.activations import Piece, activate, gather
+from s3t.engine.encoder import Encoder
+from s3t.engine.layers import Layer
+from s3t.engine.mode import Precision
+from s3t.errors import IsolationError, S3TError
+from s3t.records import Recipe
+from s3t.training import Keep, Row, Seeds, Trained, reproducible, schedule, train_node
+
+if TYPE_CHECKING:
+    from s3t.plan import Stage
+
+
+def train_node_fast(
+    backbone: Backbone,
+    stages: Sequence[Stage],
+    parent: ModelState | None,
+    rows: Sequence[Row],
+    batches: Sequence[Sequence[int]],
+    recipe: Recipe,
+    seeds: Seeds,
+    classes: int,
+    *,
+    precision: Precision,
+    finite: bool = True,
+    keep: Keep | None = None,
+) -> Trained:
+    """Train the adapter of ``stages[-1]`` and the head, as :func:`s3t.training.train_node` does.
+
+    ``rows`` say of which slice they are, in order of id within it. ``keep``: where activations of slices are kept, by
+    slice; they are computed here if None. Raises ModelError if the base model has no lean form, RecipeError for a LoRA
+    target that it does not have, IsolationError if a frozen tensor changed, S3TError if a gradient was not finite.
+    """
+    stage = stages[-1]
+    if any(s.kind == "full" for s in stages):
+        return train_node(backbone, stages, parent, rows, batches, recipe, seeds, classes, finite=finite)
+    encoder = Encoder.of(backbone, precision)
+    with reproducible(seeds.dropout, backbone.device):
+        adapter, head = _initial(encoder, stages, parent, recipe, seeds, classes)
+        given = {} if parent is None else {n: t for n, t in parent.adapters.items() if n != stage.adapter}
+        layers = lora.merged(encoder, stages[:-1], recipe, given)
+        depth = min(layer for s in stages for layer in s.layers)
+        pieces, where, computed = _inputs(encoder, rows, depth, keep)
+        learned = _Learned(encoder, stage, recipe, adapter, head)
+        frozen = [t for layer in layers[depth:] for t in layer.tensors()]
+        versions = [t._version for t in frozen]
+        torch.manual_seed(seeds.dropout)
+        labels = torch.tensor([row.label for row in rows], device=backbone.device)
+        _run(encoder, layers[depth:], depth, learned, pieces, where, labels, batches, recipe, finite)
+        if versions != [t._version for t in frozen] or any(t.requires_grad for t in frozen):
+            raise IsolationError(f"training adapter {stage.adapter!r} changed a frozen tensor; nothing was stored")
+    passes = sum(len(batch) for batch in batches)
+    above = backbone.layers - depth
+    return Trained(
+        adapter={name: _kept(t) for name, t in lora.named(learned.body, learned.places)},
+        head={"weight": _kept(learned.head[0]), "bias": _kept(learned.head[1])},
+        optimizer_steps=len(batches),
+        record_passes=passes,
+        layer_passes=passes * (above + backbone.layers - min(stage.layers)) + computed,
+    )
+
+
+class _Learned:
+    """What a stage trains: the adapter's pairs A, B in order, then the head's weight and bias; float32, on the device."""
+
+    def __init__(
+        self, encoder: Encoder, stage: Stage, recipe: Recipe, adapter: dict[str, Tensor], head: dict[str, Tensor]
+    ) -> None:
+        device = encoder.backbone.device
+        self.places = lora.places(encoder, stage, recipe)
+        names = [name for place in self.places for name in (place.a, place.b)]
+        self.body = [nn.Parameter(adapter[name].to(device, copy=True)) for name in names]
+        self.head = [nn.Parameter(head[name].to(device, copy=True)) for name in ("weight", "bias")]
+        tensors = dict(zip(names, self.body, strict=True))
+        self.deltas = lora.deltas(encoder, stage, recipe, tensors, dropout=recipe.dropout)
+
+
+def _initial(
+    encoder: Encoder, stages: Sequence[Stage], parent: ModelState | None, recipe: Recipe, seeds: Seeds, classes: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the adapter and the head as the stage finds them (docs/DERIVATION.md, "Numeric kernel")."""
+    stage = stages[-1]
+    if parent is None:
+        generator = torch.Generator().manual_seed(seeds.head)
+        weight = torch.randn((classes, encoder.backbone.hidden), generator=generator) * 0.02
+        return lora.fresh(encoder, stage, recipe, seeds.adapter), {"weight": weight, "bias": torch.zeros(classes)}
+    by_name = {s.adapter: s for s in stages}
+    for name, tensors in parent.adapters.items():
+        lora.check_fits(encoder, by_name[name], recipe, tensors)
+    inherited = parent.adapters.get(stage.adapter)
+    adapter = lora.fresh(encoder, stage, recipe, seeds.adapter) if inherited is None else dict(inherited)
+    return adapter, dict(parent.head)
+
+
+def _inputs(
+    encoder: Encoder, rows: Sequence[Row], depth: int, keep: Keep | None
+) -> tuple[list[Piece], list[tuple[int, int]], int]:
+    """Return the slices' activations, where each row lies in them, and how many row-layers were computed for that."""
+    by_slice: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_slice.setdefault(row.piece, []).append(i)
+    pieces, where, computed = [], [(0, 0)] * len(rows), 0
+    for number, piece in enumerate(sorted(by_slice)):
+        mine = by_slice[piece]
+        for at, i in enumerate(mine):
+            where[i] = (number, at)
+
+        def make(depths: Sequence[int], mine: Sequence[int] = mine) -> dict[int, Piece]:
+            nonlocal computed
+            computed += len(mine) * max(depths)
+            return activate(encoder, [rows[i].encoded for i in mine], depths)
+
+        pieces.append(make([depth])[depth] if keep is None else keep(piece, depth, make))
+    return pieces, where, computed
+
+
+def _run(
+    encoder: Encoder,
+    layers: Sequence[Layer],
+    depth: int,
+    learned: _Learned,
+    pieces: Sequence[Piece],
+    where: Sequence[tuple[int, int]],
+    labels: Tensor,
+    batches: Sequence[Sequence[int]],
+    recipe: Recipe,
+    finite: bool,
+) -> None:
+    everything = [*learned.body, *learned.head]
+    groups = [{"params": learned.body, "lr": recipe.lr}, {"params": learned.head, "lr": recipe.head_lr}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
+    peaks = (recipe.lr, recipe.head_lr)
+    norms = []
+    for step, batch in enumerate(batches):
+        share = schedule(step, len(batches), recipe.warmup)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * share
+        hidden, lengths = gather(pieces, [where[i] for i in batch])
+        features = encode(encoder, layers, depth, hidden, lengths, learned.deltas)
+        logits = nn.functional.linear(features, *learned.head)
+        loss = nn.functional.cross_entropy(logits, labels[list(batch)])
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms.append(nn.utils.clip_grad_norm_(everything, recipe.clip, foreach=True))
+        optimizer.step()
+        optimizer.zero_grad()
+    if finite and norms and not bool(torch.isfinite(torch.stack(norms)).all()):
+        step = next(i for i, norm in enumerate(norms) if not bool(torch.isfinite(norm)))
+        raise S3TError(f"training diverged at step {step} (gradient norm {float(norms[step])}); lower lr={recipe.lr}")
+
+
+def encode(
+    encoder: Encoder,
+    layers: Sequence[Layer],
+    depth: int,
+    hidden: Tensor,
+    lengths: Sequence[int],
+    deltas: lora.ByLayer,
+) -> Tensor:
+    """Put ``hidden``, the input of layer ``depth``, through ``layers`` and return its mean over tokens, float32.
+
+    hidden: (rows, tokens, hidden); result: (rows, hidden).
+    """
+    bias = encoder.bias(lengths)
+    for i, layer in enumerate(layers, start=depth):
+        hidden = layer(hidden, bias, deltas.get(i))
+    return pooled(hidden, lengths)
+
+
+def pooled(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Return the mean over each row's first ``lengths`` tokens, in float32: (rows, hidden)."""
+    counts = torch.tensor(lengths, device=hidden.device)
+    real = torch.arange(hidden.shape[1], device=hidden.device)[None] < counts[:, None]
+    return (hidden.float() * real[:, :, None]).sum(1) / counts[:, None]
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().clone().contiguous()

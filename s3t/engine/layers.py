@@ -1,0 +1,204 @@
+"""One transformer layer with frozen weights, lean: few large operations, and no gradient for what does not learn.
+
+Matrix products use a weight in both layouts (row-major for the backward pass, transposed for the forward one), which is what
+the processor's matrix units read fastest. Attention is written out: of small, padded batches PyTorch's fused attention takes
+ten times longer backward in bfloat16 (docs/ENGINE.md has the figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PROJECTIONS = ("q", "k", "v", "o", "up", "down")
+"""The linear maps of a layer that can carry an adapter, in the order in which models define them."""
+
+
+class Delta(Protocol):
+    """What an adapter adds to a linear map: from its input (rows, inputs) to (rows, outputs)."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+Deltas = Mapping[str, Delta]
+"""Deltas of one layer by projection; projections without an adapter are left out."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A frozen linear map: ``weight`` (outputs, inputs), the same ``transposed`` and contiguous, ``bias`` (outputs,)."""
+
+    weight: Tensor
+    transposed: Tensor
+    bias: Tensor
+
+    @staticmethod
+    def of(weight: Tensor, bias: Tensor, precision: torch.dtype) -> Linear:
+        """Return the map in ``precision``; both arguments are copied."""
+        weight = weight.detach().to(precision, copy=True)
+        return Linear(weight, weight.t().contiguous(), bias.detach().to(precision, copy=True))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map rows (rows, inputs) to (rows, outputs); the gradient flows to ``x`` alone."""
+        y: Tensor = _FrozenLinear.apply(x, self.weight, self.transposed, self.bias)  # type: ignore[no-untyped-call]
+        return y
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return everything frozen here."""
+        return self.weight, self.transposed, self.bias
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A frozen layer normalisation over the last dimension."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (..., hidden)."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A post-norm encoder layer (BERT and its kin): attention, norm, feed-forward with GELU, norm. All frozen.
+
+    ``qkv`` maps hidden -> 3 x hidden, in this order. ``heads``: attention heads.
+    """
+
+    qkv: Linear
+    o: Linear
+    up: Linear
+    down: Linear
+    norm1: Norm
+    norm2: Norm
+    heads: int
+
+    def __call__(self, x: Tensor, bias: Tensor | None, deltas: Deltas | None = None) -> Tensor:
+        """Map hidden states (batch, tokens, hidden) to the same shape.
+
+        ``bias``: float32, added to attention scores, broadcast to (batch, heads, tokens, tokens); None adds nothing.
+        """
+        deltas = deltas or {}
+        shape = x.shape
+        x = x.reshape(-1, shape[-1])
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        q, k, v = (_plus(y, deltas.get(name), x) for name, y in (("q", q), ("k", k), ("v", v)))
+        context = attention(q, k, v, bias, shape[0], self.heads)
+        x = self.norm1(x + _plus(self.o(context), deltas.get("o"), context))
+        inner = F.gelu(_plus(self.up(x), deltas.get("up"), x))
+        return self.norm2(x + _plus(self.down(inner), deltas.get("down"), inner)).view(shape)
+
+    def merged(self, added: Mapping[str, Tensor]) -> Layer:
+        """Return the layer with ``added`` (projection -> (outputs, inputs), float32) summed into its weights.
+
+        The sum is taken in float32 of the weights as they are here, then rounded to their precision.
+        """
+        out = self
+        hidden = self.o.weight.shape[0]
+        at = {"q": 0, "k": hidden, "v": 2 * hidden}
+        if stacked := {name: value for name, value in added.items() if name in at}:
+            whole = self.qkv.weight.to(torch.float32, copy=True)
+            for name, value in stacked.items():
+                whole[at[name] : at[name] + hidden] += value
+            out = replace(out, qkv=Linear.of(whole, self.qkv.bias, self.qkv.weight.dtype))
+        for name in ("o", "up", "down"):
+            if name in added:
+                linear: Linear = getattr(self, name)
+                whole = linear.weight.float() + added[name]
+                out = replace(out, **{name: Linear.of(whole, linear.bias, linear.weight.dtype)})
+        return out
+
+    def tensors(self) -> list[Tensor]:
+        """Return everything frozen here."""
+        norms = [t for norm in (self.norm1, self.norm2) for t in (norm.weight, norm.bias)]
+        return [*(t for linear in (self.qkv, self.o, self.up, self.down) for t in linear.tensors()), *norms]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int) -> Tensor:
+    """Attend within each row of a batch: q, k, v and the result have shape (batch x tokens, hidden)."""
+    context: Tensor = _Attention.apply(q, k, v, bias, batch, heads)  # type: ignore[no-untyped-call]
+    return context
+
+
+def _plus(y: Tensor, delta: Delta | None, x: Tensor) -> Tensor:
+    return y if delta is None else y + delta(x)
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, transposed: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return torch.addmm(bias, x, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return (grads[0] @ weight if ctx.needs_input_grad[0] else None), None, None, None
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(q k' / sqrt(size) + bias) v per head; the softmax in float32, its result in the precision of q."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int
+    ) -> Tensor:
+        q, k, v = (_by_head(y, batch, heads) for y in (q, k, v))
+        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(q.shape[2] ** -0.5)
+        if bias is not None:
+            tokens = q.shape[1]
+            scores = scores.view(batch, heads, tokens, tokens).add_(bias).view(-1, tokens, tokens)
+        weights = _softmax(scores)
+        low = weights.to(q.dtype)
+        ctx.save_for_backward(q, k, v, low)
+        ctx.batch = batch
+        return _by_row(torch.bmm(low, v), batch)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, weights = ctx.saved_tensors
+        batch = ctx.batch
+        grad = _by_head(grads[0], batch, q.shape[0] // batch)
+        to_weights = torch.bmm(grad, v.transpose(1, 2)).float()
+        wide = weights.float()
+        to_weights -= (to_weights * wide).sum(-1, keepdim=True)
+        to_scores = to_weights.mul_(wide).mul_(q.shape[2] ** -0.5).to(q.dtype)
+        return (
+            _by_row(torch.bmm(to_scores, k), batch),
+            _by_row(torch.bmm(to_scores.transpose(1, 2), q), batch),
+            _by_row(torch.bmm(weights.transpose(1, 2), grad), batch),
+            None,
+            None,
+            None,
+        )
+
+
+SHORT = 16
+"""Rows shorter than a vector register: there PyTorch's softmax works number by number."""
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    if scores.shape[-1] >= SHORT or scores.device.type != "cpu":
+        return torch.softmax(scores, -1)
+    raised = (scores - scores.amax(-1, keepdim=True)).exp_()
+    return raised.div_(raised.sum(-1, keepdim=True))
+
+
+def _by_head(y: Tensor, batch: int, heads: int) -> Tensor:
+    """(batch x tokens, hidden) -> (batch x heads, tokens, size), contiguous."""
+    y = y.reshape(batch, -1, heads, y.shape[1] // heads).transpose(1, 2)
+    return y.reshape(-1, y.shape[2], y.shape[3])
+
+
+def _by_row(y: Tensor, batch: int) -> Tensor:
+    """(batch x heads, tokens, size) -> (batch x tokens, hidden)."""
+    heads = y.shape[0] // batch
+    return y.view(batch, heads, y.shape[1], y.shape[2]).transpose(1, 2).reshape(-1, heads * y.shape[2])

@@ -1,0 +1,70 @@
+"""How a run computes: which engine, in which precision. A run's kernel names it, so it is part of every node's key. No torch.
+
+``reference`` is kernel 2 of docs/DERIVATION.md: PEFT, all layers, float32. ``fast`` is kernel fast-1 (docs/ENGINE.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from s3t.errors import RecipeError, did_you_mean
+
+Engine = Literal["reference", "fast"]
+Precision = Literal["float32", "bfloat16"]
+REFERENCE = "2"
+"""Version of the numerics in s3t/training.py. Raise it with every change that can move a bit."""
+FAST = "fast-1"
+"""The same for the fast engine; the precision follows after a colon."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """An engine and its precision: the type of activations and frozen weights; what is trained stays in float32.
+
+    Raises RecipeError for an unknown word, and for a reference engine in anything but float32.
+    """
+
+    engine: Engine = "reference"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("engine", self.engine, get_args(Engine)),
+            ("precision", self.precision, get_args(Precision)),
+        ):
+            if value not in known:
+                raise RecipeError(
+                    f"{name}={value!r} is unknown{did_you_mean(value, known)}; choose from {', '.join(known)}"
+                )
+        if self.engine == "reference" and self.precision != "float32":
+            raise RecipeError(f"the reference engine computes in float32, not {self.precision}; choose engine=fast")
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name as runs state it: ``2``, or ``fast-1:bfloat16``."""
+        return REFERENCE if self.engine == "reference" else f"{FAST}:{self.precision}"
+
+    @classmethod
+    def of(cls, kernel: str) -> Mode | None:
+        """Return the mode whose kernel has this name, or None if this version has no such kernel."""
+        known = [cls(), *(cls("fast", precision) for precision in get_args(Precision))]
+        return next((mode for mode in known if mode.kernel == kernel), None)
+
+
+def choose(engine: str, precision: str) -> Mode:
+    """Return the mode for an engine and a precision; ``auto``: bfloat16 for the fast engine where the machine has units
+    for it (AMX, or a GPU of compute capability 8 or more), else float32. RecipeError for an unknown word.
+    """
+    if precision == "auto":
+        precision = "bfloat16" if engine == "fast" and _has_bfloat16() else "float32"
+    return Mode(engine, precision)  # type: ignore[arg-type]
+
+
+def _has_bfloat16() -> bool:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(tiles and tiles())
