@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +42,14 @@ class Base:
     targets: tuple[str, ...]
     device: torch.device
     features: Callable[[Any, dict[str, Tensor]], Tensor]
-    collate: Callable[[list[dict[str, Any]]], Mapping[str, Tensor]]
+    collate: Callable[[list[Any]], dict[str, Any]]
     by_length: bool
 
     def check(self, plan: Plan) -> None:
         """Raise LayoutError unless every stage of ``plan`` is a LoRA block of its own on layers of this model."""
-        if any(stage.kind != "lora" for stage in plan.stages) or len({s.adapter for s in plan.stages}) < len(plan.stages):
+        if any(stage.kind != "lora" for stage in plan.stages) or len({s.adapter for s in plan.stages}) < len(
+            plan.stages
+        ):
             raise LayoutError(f"the stock pipeline trains a LoRA block per stage, not the stages of {plan.method!r}")
         highest = max(layer for stage in plan.stages for layer in stage.layers)
         if highest >= self.depth:
@@ -71,6 +73,7 @@ class Classifier(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         self.stages: list[Stage] = []
+        self._dropouts: list[nn.Module] = []
         self.records = 0
 
     def forward(self, labels: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
@@ -84,11 +87,10 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the mode of the newest adapter's dropout and of the head alone."""
-        super().train(False)
         self.training = mode
         self.head.train(mode)
-        for module in self.lora_layers()[-1:] and self.lora_layers():
-            module.lora_dropout[self.stages[-1].adapter].train(mode)
+        for dropout in self._dropouts:
+            dropout.train(mode)
         return self
 
     def grow(self, stage: Stage, folder: Path | None = None) -> None:
@@ -111,7 +113,8 @@ class Classifier(nn.Module):
         for parameter in self.trained():
             parameter.requires_grad_(True)
         self._check_placement()
-        self.eval()
+        self.body.eval()
+        self._dropouts = [module.lora_dropout[stage.adapter] for module in self.lora_layers()]
 
     def _config(self, stage: Stage) -> LoraConfig:
         recipe = self.recipe
@@ -161,7 +164,9 @@ class Classifier(nn.Module):
         save_file({k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD)
 
 
-def load_chain(base: Base, recipe: Recipe, classes: int, stages: Sequence[Stage], folders: Sequence[Path]) -> Classifier:
+def load_chain(
+    base: Base, recipe: Recipe, classes: int, stages: Sequence[Stage], folders: Sequence[Path]
+) -> Classifier:
     """Return the chain saved in ``folders``, one per stage, with the head of the last of them."""
     model = Classifier(base, recipe, classes)
     for stage, folder in zip(stages, folders, strict=True):

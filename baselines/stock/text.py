@@ -1,4 +1,4 @@
-"""Text for the stock pipeline: the same base model, tokens, pooling and partition as S3T's, batches by DataCollatorWithPadding."""
+"""Text for the stock pipeline: base model, tokens, pooling and partition as S3T's, padded by DataCollatorWithPadding."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def _tokenizer(backbone: Backbone) -> PreTrainedTokenizerBase:
 
         words = Tokenizer(WordLevel({"[PAD]": backbone.pad["input_ids"]}, unk_token="[PAD]"))
         names = ["input_ids", "attention_mask"]
-        return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", model_input_names=names)
+        return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+            tokenizer_object=words, pad_token="[PAD]", model_input_names=names
+        )
     from transformers import AutoTokenizer
 
     from s3t.data import model_source

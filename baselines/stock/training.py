@@ -98,7 +98,8 @@ class Fitted:
     def model(self, chain: ChainRun, length: int) -> Classifier:
         """Return the first ``length`` stages of ``chain``, loaded from what was saved."""
         folders = [stage.folder for stage in chain.stages[:length]]
-        return load_chain(self.base, self.recipe, self.classes, self.plan.stages[:length], folders)
+        with own_randomness(0):  # making a model draws from the generator
+            return load_chain(self.base, self.recipe, self.classes, self.plan.stages[:length], folders)
 
     def predict(self, examples: Examples, hit: set[Slot] | None = None) -> NDArray[np.float64]:
         """Return the mean logits of the live shards, shape (len(examples), classes). LayoutError if none is live."""
@@ -106,7 +107,8 @@ class Fitted:
         if not serving:
             raise LayoutError("every shard is dead: all of their first slices were hit; train again")
         logits = [scores(self.model(*chain), examples) for chain in serving.values()]
-        return np.mean(np.stack(logits).astype(np.float64), axis=0)
+        mean: NDArray[np.float64] = np.stack(logits).mean(axis=0, dtype=np.float64)
+        return mean
 
 
 def fit(
@@ -156,7 +158,7 @@ def _chain(
 ) -> ChainRun:
     (shard, index), runs = which, []
     order = plan.orders[index]
-    with _own_randomness(_seed(seed, shard, index, "weights")):
+    with own_randomness(_seed(seed, shard, index, "weights")):
         model = Classifier(base, recipe, classes)
         for number, stage in enumerate(plan.stages):
             began = time.perf_counter()
@@ -267,7 +269,7 @@ def _seed(*identity: Any) -> int:
 
 
 @contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
+def own_randomness(seed: int) -> Iterator[None]:
     """Give the body fresh generators, for the Trainer seeds those of the whole process; they are restored afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
