@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from s3t.digests import tensors_digest
+from s3t.engine.mode import Mode
 from s3t.errors import DataError, ModelError, did_you_mean
 from s3t.records import Inputs, canonical_json, sha256
 
@@ -77,7 +78,7 @@ class Backbone:
     @property
     def kind(self) -> str:
         """The model class, as transformers names it (``bert``)."""
-        return str(self.model.config.model_type)
+        return str(cast(Any, self.model.config).model_type)
 
     def encode(self, inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         """Tokenize each input on its own, truncated to ``max_length`` tokens. DataError if a text is empty."""
@@ -109,8 +110,11 @@ def pooled(model: Callable[..., Any], batch: dict[str, Tensor]) -> Tensor:
     return cast(Tensor, (hidden * mask).sum(1) / mask.sum(1))
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return what numerics depend on besides code and data; part of every node's key (VERIFICATION, "Determinism")."""
+def environment(device: torch.device, mode: Mode | None = None) -> dict[str, Any]:
+    """Return what numerics depend on besides code and data; part of every node's key (VERIFICATION, "Determinism").
+
+    ``mode``: the engine and its precision, the reference if None.
+    """
     import importlib.metadata
 
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
@@ -121,7 +125,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": gpu or "cpu",
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "dtype": "float32",
+        "dtype": (mode or Mode()).precision,
+        "engine": (mode or Mode()).engine,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,30 +16,37 @@ from s3t.backbone import Backbone, environment
 from s3t.blocks import ModelState, lora_config
 from s3t.contract import Cost, Progress
 from s3t.digests import tensors_digest
+from s3t.engine.activations import FOLDER, Activations, Piece, erase
+from s3t.engine.numerics import Numerics
 from s3t.errors import IsolationError, RunError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
 from s3t.ledger import Superseded
-from s3t.partition import tag
+from s3t.partition import slot, tag
 from s3t.plan import Plan, Stage
 from s3t.records import canonical_json, sha256
 from s3t.rows import ObservedRows, StoredRow
 from s3t.runs import Run
 from s3t.selection import Chain
 from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
-from s3t.training import Row, Seeds, Trained, train_node
+from s3t.training import Keep, Row, Seeds, Trained
+
+CACHE_BYTES = 2 * 10**9
+"""How much of the fast engine's activations a build keeps in memory, by default."""
 
 
 class Builder:
     """Trains missing nodes of one run. Its small steps are methods, so that planted leaks can replace one at a time."""
 
-    def __init__(self, run: Run, backbone: Backbone, facts: Facts) -> None:
+    def __init__(self, run: Run, backbone: Backbone, facts: Facts, cache_bytes: int = CACHE_BYTES) -> None:
         self.run = run
         self.backbone = backbone
         self.facts = facts
         self.rows = ObservedRows(run.records)
-        self.environment = environment(backbone.device)
+        self.numerics = Numerics.of(run.config.kernel)
+        self.environment = environment(backbone.device, self.numerics.mode)
         self.finite = True
+        self.activations = Activations(cache_bytes, run.path / FOLDER)
 
     def build(self, progress: Progress | None = None, *, down: bool = False, mend: bool = False) -> Cost:
         """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too.
@@ -50,6 +58,7 @@ class Builder:
             try:
                 return self._train_missing(damaged(self.run, self.facts) if mend else set(), progress, down)
             finally:
+                self.activations.close()
                 self._note_strays()
 
     def _train_missing(self, lost: set[Node], progress: Progress | None, down: bool) -> Cost:
@@ -159,9 +168,10 @@ class Builder:
         """Encode the rows and hand everything to the numeric kernel."""
         config = self.run.config
         encoded = self.backbone.encode([row.record.inputs for row in stored], config.recipe.max_length)
-        rows = [Row(e, row.record.label) for e, row in zip(encoded, stored, strict=True)]
+        home = [slot(self.run.key, row.record.id, plan.layout)[1] for row in stored]
+        rows = [Row(e, row.record.label, piece) for e, row, piece in zip(encoded, stored, home, strict=True)]
         order = self.batches(plan, node, [row.record.id for row in stored], [e.length for e in encoded])
-        return train_node(
+        return self.numerics.train(
             self.backbone,
             plan.stages[: len(node.prefix)],
             self.parent_state(plan, node),
@@ -171,7 +181,23 @@ class Builder:
             self.seeds(node),
             len(config.classes),
             finite=self.finite,
+            keep=self.keeping(plan, node, stored, home),
         )
+
+    def keeping(self, plan: Plan, node: Node, stored: list[StoredRow], home: Sequence[int]) -> Keep:
+        """Return where activations of the node's slices are kept: by a key of the slice's retained rows and the prefix."""
+        config = self.run.config
+        depths = sorted(
+            {min(layer for s in plan.stages[: i + 1] for layer in s.layers) for i in range(len(plan.stages))}
+        )
+
+        def keep(piece: int, depth: int, make: Callable[[Sequence[int]], dict[int, Piece]]) -> Piece:
+            rows = [row.commitment for row, where in zip(stored, home, strict=True) if where == piece]
+            named = [config.kernel, config.model["digest"], config.recipe.max_length, depths, rows]
+            key = sha256(canonical_json(["s3t activations v1", node.shard, piece, *named, self.environment]))
+            return self.activations.get(key, depth, lambda: make(depths))
+
+        return keep
 
     def files(self, stage: Stage, trained: Trained, reads: list[str]) -> dict[str, bytes]:
         """Return the node's folder as bytes by file name: a standard PEFT adapter, the head, and the observed reads."""
@@ -213,3 +239,4 @@ def sweep(run: Run, facts: Facts) -> None:
     """Erase every folder below the store that no surviving node owns. Only under the build lock."""
     facts.update()
     run.nodes.erase(run.nodes.keys() - facts.live_keys())
+    erase(run.path / FOLDER)

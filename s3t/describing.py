@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from s3t.engine.mode import Mode
 from s3t.errors import DataError, LayoutError, RunError
 from s3t.partition import slot
 from s3t.plan import Plan
@@ -17,10 +18,21 @@ if TYPE_CHECKING:
     from s3t.backbone import Backbone
 
 
-def describe(plan: Plan, recipe: Recipe, backbone: Backbone, data: dict[str, Any], seed: int) -> RunConfig:
-    """Return the configuration of a new run. LayoutError if the plan names layers that the model does not have."""
+def describe(
+    plan: Plan, recipe: Recipe, backbone: Backbone, data: dict[str, Any], seed: int, mode: Mode | None = None
+) -> RunConfig:
+    """Return the configuration of a new run. LayoutError if the plan names layers that the model does not have.
+
+    ``mode``: the engine and its precision, the reference if None; ModelError or RecipeError if the model or the LoRA
+    targets do not fit it.
+    """
     import s3t
-    from s3t.training import KERNEL
+
+    mode = mode or Mode()
+    if mode.engine == "fast" and any(stage.kind == "lora" for stage in plan.stages):
+        from s3t.engine.encoder import Encoder
+
+        Encoder.of(backbone, mode.precision).targets(recipe.targets)
 
     beyond = [layer for stage in plan.stages for layer in stage.layers if layer >= backbone.layers]
     if beyond:
@@ -29,7 +41,7 @@ def describe(plan: Plan, recipe: Recipe, backbone: Backbone, data: dict[str, Any
         )
     model = {name: getattr(backbone, name) for name in ("name", "digest", "layers", "hidden")}
     about = {"name": "", "source": "", "digest": ""} | data
-    return RunConfig(plan, recipe, model, about, seed, KERNEL, s3t.__version__)
+    return RunConfig(plan, recipe, model, about, seed, mode.kernel, s3t.__version__)
 
 
 def base_model(model: str | Backbone) -> Backbone:

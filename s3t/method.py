@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s3t.describing import base_model, describe
+from s3t.engine.mode import choose
 from s3t.orders import Rule
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
@@ -21,7 +22,7 @@ class S3T(System):
 
     ``S3T("runs/demo", Layout(shards=4, slices=3, budget=3), model="minilm", classes=data.classes)`` describes it;
     ``fit`` trains it, ``S3T.open("runs/demo")`` opens it again. ``rule``: how the orders are chosen, cyclic if None
-    (:class:`s3t.orders.Rule`). Raises LayoutError if there are more slices than layers, or if the rule does not fit them.
+    (:class:`s3t.orders.Rule`). ``engine``, ``precision``: see :mod:`s3t.engine.mode`. Raises LayoutError if there are more slices than layers, or if the rule does not fit them.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class S3T(System):
         key: bytes | None = None,
         evaluation: Evaluation = ((), ()),
         allow_empty: bool = False,
+        engine: str = "reference",
+        precision: str = "auto",
     ) -> None:
         backbone, recipe = base_model(model), recipe or Recipe()
         plan = s3t_plan(layout, recipe, backbone.layers)
         plan = plan if rule is None else plan.ordered_by(rule)
-        config = describe(plan, recipe, backbone, {"classes": list(classes)}, seed)
+        config = describe(plan, recipe, backbone, {"classes": list(classes)}, seed, choose(engine, precision))
         super().__init__(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s3t.backbone import Backbone
-from s3t.blocks import ChainModel, score
 from s3t.building import load_state
+from s3t.engine.numerics import Numerics, Served
 from s3t.errors import OfflineError, RunError
 from s3t.facts import Facts
 from s3t.graph import Node
@@ -29,7 +29,8 @@ class Serving:
     def __init__(self, run: Run, backbone: Backbone) -> None:
         self._run = run
         self._backbone = backbone
-        self.models: dict[int, tuple[Chain, ChainModel]] = {}
+        self._numerics = Numerics.of(run.config.kernel)
+        self.models: dict[int, tuple[Chain, Served]] = {}
 
     def sync(self, facts: Facts) -> None:
         """Bring the models in memory in line with ``facts``, as of now.
@@ -54,13 +55,12 @@ class Serving:
         chains = facts.chains()
         self.models = {shard: pair for shard, pair in self.models.items() if chains.get(shard) == pair[0]}
 
-    def load(self, facts: Facts, chain: Chain) -> ChainModel:
+    def load(self, facts: Facts, chain: Chain) -> Served:
         """Return the chain as a model, loaded from the store."""
         config = self._run.config
         stages = facts.plan.stages[: len(chain.nodes)]
-        model = ChainModel(self._backbone, stages, config.recipe, len(config.classes))
-        model.mount(load_state(self._run, facts.plan, chain))
-        return model
+        state = load_state(self._run, facts.plan, chain)
+        return self._numerics.chain(self._backbone, stages, state, config.recipe, len(config.classes))
 
     def shard_weights(self) -> dict[int, float]:
         """Return the weight of each live shard in the ensemble: all equal, whatever their data or length."""
@@ -72,8 +72,8 @@ class Serving:
             raise OfflineError("every shard is offline: deletions hit all first slices; run a refresh to serve again")
         recipe = self._run.config.recipe
         rows = self._backbone.encode(inputs, recipe.max_length)
-        logits = {shard: score(self.models[shard][1], rows).numpy() for shard in sorted(self.models)}
-        return combine(logits, self.shard_weights(), recipe.ensemble)
+        logits = self._numerics.score({shard: model for shard, (_, model) in self.models.items()}, rows)
+        return combine({shard: found.numpy() for shard, found in logits.items()}, self.shard_weights(), recipe.ensemble)
 
     def weights(self, facts: Facts) -> dict[str, Mapping[str, Tensor]]:
         """Return the tensors that serve, by node name: ``adapter.<name>`` and, for a chain's last node, ``head.<name>``."""

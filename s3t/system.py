@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from s3t import requests, runs
 from s3t.contract import Claim, Cost, NodeFacts, Progress, Provenance, Receipt, ServedChain, Slot
 from s3t.describing import base_model, check_model, check_records, check_same, check_slots, describe
+from s3t.engine.mode import choose
 from s3t.errors import RunError
 from s3t.facts import Facts
 from s3t.partition import KEY_BYTES
@@ -77,15 +78,17 @@ class System:
         digest: str = "",
         evaluation: Evaluation = ((), ()),
         allow_empty: bool = False,
+        engine: str = "reference",
+        precision: str = "auto",
     ) -> System:
         """Describe a system with ``plan``; nothing is written before :meth:`fit`.
 
         ``key``: the secret slot key (32 bytes), random by default. ``evaluation``: never-deletable validation and test
-        records kept with the run. Raises ModelError for an unknown model, LayoutError if the plan's layers do not fit it.
+        records kept with the run. ``engine``, ``precision``: see :mod:`s3t.engine.mode`. Raises ModelError for an unknown model, LayoutError if the plan's layers do not fit it.
         """
         backbone = base_model(model)
         about = {"name": data, "source": source, "digest": digest, "classes": list(classes)}
-        config = describe(plan, recipe, backbone, about, seed)
+        config = describe(plan, recipe, backbone, about, seed, choose(engine, precision))
         return System(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)
 
     @staticmethod
@@ -251,9 +254,9 @@ class System:
         run, facts = self._opened()
         facts.update()
         dropped = before - facts.live_keys()
-        run.nodes.erase(dropped)
         if self._serving:
             self._serving.drop(facts)
+        requests.erase(run, dropped)
         return tuple(sorted(dropped))
 
     def _made_good(self) -> Cost:
@@ -280,11 +283,7 @@ class System:
         return Builder(run, self._loaded(), facts)
 
     def _build(self, progress: Progress | None, *, down: bool = False, mend: bool = False) -> Cost:
-        from s3t.training import KERNEL
-
         run, facts = self._opened()
-        if run.config.kernel != KERNEL:
-            raise RunError(f"{self.path} was trained by kernel {run.config.kernel!r}, this is {KERNEL!r}; train anew")
         return self._builder(run, facts).build(progress, down=down, mend=mend)
 
     def _serving_for(self, run: Run) -> Serving:

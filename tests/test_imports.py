@@ -25,8 +25,8 @@ LEVELS = (
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data"),
     ("s3t.orders", "s3t.partition", "s3t.capacity", "s3t.streams", "s3t.plan"),
     ("s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store", "s3t.selection", "s3t.facts"),
-    ("s3t.backbone", "s3t.blocks", "s3t.runs", "s3t.requests", "s3t.status"),
-    ("s3t.training", "s3t.duplicates"),
+    ("s3t.engine.mode", "s3t.backbone", "s3t.blocks", "s3t.runs", "s3t.requests", "s3t.status"),
+    ("s3t.training", "s3t.engine", "s3t.duplicates"),
     ("s3t.describing",),
     ("s3t.building", "s3t.serving"),
     ("s3t.system",),
@@ -47,7 +47,7 @@ LIGHT = (
 )
 """Modules whose import loads nothing heavy; those below them in dotted name are meant too."""
 
-VERIFIER_MAY_USE = ("records", "contract", "errors", "digests", "data", "backbone", "blocks", "training")
+VERIFIER_MAY_USE = ("records", "contract", "errors", "digests", "data", "backbone", "blocks", "training", "engine")
 SYSTEM = ("s3t.system", "s3t.runs")
 OPENS_SYSTEMS = {
     "verify.cli": SYSTEM,

@@ -18,6 +18,7 @@ from s3t import S3T, building, serving, store
 from s3t.backbone import Backbone
 from s3t.contract import Cost, UnlearningSystem
 from s3t.digests import tensors_digest
+from s3t.engine.numerics import Numerics
 from s3t.errors import BusyError, DataError, LayoutError, OfflineError, RecordError, RunError
 from s3t.partition import slot
 from s3t.records import Layout, Recipe, Record
@@ -68,9 +69,9 @@ def system(fitted: Path, tmp_path: Path, tiny: Backbone) -> Iterator[System]:
 def idle(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Notes every forward pass of any module and every call of the kernel."""
     calls: list[str] = []
-    forward, train = nn.Module.__call__, building.train_node
+    forward, train = nn.Module.__call__, Numerics.train
     monkeypatch.setattr(nn.Module, "__call__", lambda m, *a, **k: calls.append("forward") or forward(m, *a, **k))
-    monkeypatch.setattr(building, "train_node", lambda *a, **k: calls.append("train") or train(*a, **k))
+    monkeypatch.setattr(Numerics, "train", lambda *a, **k: calls.append("train") or train(*a, **k))
     return calls
 
 
@@ -383,7 +384,7 @@ def test_retiring_slots_deletes_no_record(system: System) -> None:
         system.retire([(2, 0)])
 
 
-@pytest.mark.parametrize("name", ["run.json", "secret.key", "ledger.sqlite", "records.sqlite", "nodes"])
+@pytest.mark.parametrize("name", ["run.json", "secret.key", "ledger.sqlite", "records.sqlite", "records.bin", "nodes"])
 def test_half_a_run_is_refused(system: System, name: str) -> None:
     system.close()
     path = system.path / name

@@ -306,9 +306,9 @@ def test_divergence_is_an_error(tiny: Backbone, rows: list[Row], monkeypatch: py
 
 
 def test_learning_rates_rise_and_fall_linearly() -> None:
-    shares = [training._schedule(step, 10, 0.3) for step in range(10)]
+    shares = [training.schedule(step, 10, 0.3) for step in range(10)]
     assert shares == pytest.approx([1 / 3, 2 / 3, 1, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
-    assert training._schedule(0, 1, 0.0) == training._schedule(0, 1, 1.0) == 1.0
+    assert training.schedule(0, 1, 0.0) == training.schedule(0, 1, 1.0) == 1.0
 
 
 def test_reproducible_restores_after_an_error() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from s3t.errors import S3TError
 from s3t.records import Recipe, Record
 from verify import derive
 from verify.brief import Brief, read_brief
@@ -45,24 +46,40 @@ class Numerics:
     seeds: Callable[..., Any]
     state: Callable[..., Any]
     train: Callable[..., Any]
-    score: Callable[..., Tensor]
+    score: Callable[..., list[Tensor]]
 
 
-def numerics(kernel: Kernel) -> Numerics:
-    """Return the numeric kernel of that name."""
+def numerics(kernel: Kernel, version: str) -> Numerics:
+    """Return the numeric kernel of that name: the system's own of ``version``, or the oracle, which has one version.
+
+    S3TError if the system has no such version here.
+    """
     if kernel == "oracle":
         from verify import kernel as slow
 
-        return Numerics(slow.KERNEL, slow.Row, slow.Seeds, slow.State, slow.train_node_slowly, slow.score_slowly)
+        def apart(
+            backbone: Any, chains: Sequence[tuple[Any, Any]], rows: Any, recipe: Recipe, classes: int
+        ) -> list[Tensor]:
+            return [slow.score_slowly(backbone, *chain, rows, recipe, classes) for chain in chains]
+
+        def row(encoded: Encoded, label: int, piece: int) -> slow.Row:
+            return slow.Row(encoded, label)
+
+        return Numerics(slow.KERNEL, row, slow.Seeds, slow.State, slow.train_node_slowly, apart)
     from s3t import training
-    from s3t.blocks import ChainModel, ModelState, score
+    from s3t.blocks import ModelState
+    from s3t.engine.numerics import Numerics as Engine
 
-    def scored(backbone: Any, stages: Any, state: ModelState, rows: Any, recipe: Recipe, classes: int) -> Tensor:
-        model = ChainModel(backbone, stages, recipe, classes)
-        model.mount(state)
-        return score(model, rows)
+    engine = Engine.of(version)
 
-    return Numerics(training.KERNEL, training.Row, training.Seeds, ModelState, training.train_node, scored)
+    def together(
+        backbone: Any, chains: Sequence[tuple[Any, Any]], rows: Any, recipe: Recipe, classes: int
+    ) -> list[Tensor]:
+        models = {i: engine.chain(backbone, *chain, recipe, classes) for i, chain in enumerate(chains)}
+        found = engine.score(models, rows)
+        return [found[i] for i in range(len(chains))]
+
+    return Numerics(version, training.Row, training.Seeds, ModelState, engine.train, together)
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,11 @@ class Room:
     given: Mapping[Node, Retrained] | None = None
     spent: dict[Node, dict[str, float]] = field(default_factory=dict)
 
+    @property
+    def numerics(self) -> Numerics:
+        """The numeric kernel in use."""
+        return numerics(self.kernel, str(self.brief.run["kernel"]))
+
     def rows(self, shard: int, prefix: Prefix) -> list[Record]:
         """Return the rows of a node, derived from ids alone, sorted by id."""
         layout = (self.plan.shards, self.plan.slices)
@@ -106,7 +128,8 @@ class Room:
     def train(self, shard: int, prefix: Prefix) -> None:
         """Retrain one node on top of its parent, which must have been retrained before or be given."""
         began = time.perf_counter()
-        using = numerics(self.kernel)
+        using = self.numerics
+        layout = (self.plan.shards, self.plan.slices)
         stages: Any = self.plan.stages[: len(prefix)]
         rows = self.rows(shard, prefix)
         position = {record.id: i for i, record in enumerate(rows)}
@@ -123,7 +146,10 @@ class Room:
             self.backbone,
             stages,
             self.state(shard, prefix[:-1], self.nodes if self.given is None else self.given),
-            [using.row(self.encoded[record.id], record.label) for record in rows],
+            [
+                using.row(self.encoded[record.id], record.label, derive.slot(self.brief.key, record.id, *layout)[1])
+                for record in rows
+            ],
             [[position[name] for name in batch] for batch in order],
             self.recipe,
             using.seeds(*(derive.seed(run_seed, shard, prefix, p) for p in ("adapter", "head", "dropout"))),
@@ -142,7 +168,7 @@ class Room:
             return None
         chain = [nodes[shard, prefix[:i]] for i in range(1, len(prefix) + 1)]
         adapters = {stage.adapter: node.adapter for stage, node in zip(self.plan.stages, chain, strict=False)}
-        return numerics(self.kernel).state(adapters, chain[-1].head)
+        return self.numerics.state(adapters, chain[-1].head)
 
     def predict(self) -> Tensor:
         """Return the ensemble's scores of the probes, shape (probes, classes), from the retrained tensors."""
@@ -150,13 +176,12 @@ class Room:
 
         asked = self.backbone.encode([record.inputs for record in self.brief.probes], self.recipe.max_length)
         classes = len(self.brief.run["data"]["classes"])
-        outputs = []
-        for shard, prefix in sorted(self.brief.chains):
-            stages: Any = self.plan.stages[: len(prefix)]
-            state = self.state(shard, prefix, self.nodes)
-            scores = numerics(self.kernel).score(self.backbone, stages, state, asked, self.recipe, classes)
-            outputs.append(scores.numpy())
-        return torch.from_numpy(combine(outputs, self.recipe.ensemble))
+        chains = [
+            (self.plan.stages[: len(prefix)], self.state(shard, prefix, self.nodes))
+            for shard, prefix in sorted(self.brief.chains)
+        ]
+        outputs = self.numerics.score(self.backbone, chains, asked, self.recipe, classes)
+        return torch.from_numpy(combine([scores.numpy() for scores in outputs], self.recipe.ensemble))
 
 
 def combine(logits: Sequence[NDArray[np.float32]], ensemble: str) -> NDArray[np.float32]:
@@ -184,9 +209,7 @@ def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
     undecided: dict[int, str] = {}
     predicted = False
     with on_threads(None):
-        reason, version = "", numerics(kernel).version
-        if brief.run["kernel"] != version:
-            reason = f"it was trained with kernel {brief.run['kernel']!r}, here is {version!r}"
+        reason = _unknown(kernel, str(brief.run["kernel"]))
         room = None if reason else _room(brief, kernel)
         if room is not None and room.backbone.digest != brief.run["model"]["digest"]:
             reason = "the base model here is not the one of the run: its digest differs"
@@ -207,6 +230,15 @@ def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
     spent = {number: room.spent[node] for number, (node, _) in enumerate(brief.nodes) if room and node in room.spent}
     outcome = {"undecided": undecided, "predicted": predicted, "spent": spent}
     (out / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")
+
+
+def _unknown(kernel: Kernel, trained: str) -> str:
+    """Return why the numerics of a run cannot be followed here, or nothing."""
+    try:
+        version = numerics(kernel, trained).version
+    except S3TError as error:
+        return str(error)
+    return "" if version == trained else f"it was trained with kernel {trained!r}, here is {version!r}"
 
 
 def _room(brief: Brief, kernel: Kernel) -> Room:
@@ -231,6 +263,7 @@ def _prepare(room: Room, shard: int, prefix: Prefix, recorded: Mapping[str, Any]
     import torch
 
     from s3t.backbone import environment
+    from s3t.engine.mode import Mode
 
     if room.given is None and len(prefix) > 1 and (shard, prefix[:-1]) not in room.nodes:
         return "its parent could not be retrained here"
@@ -238,7 +271,7 @@ def _prepare(room: Room, shard: int, prefix: Prefix, recorded: Mapping[str, Any]
     if not isinstance(threads, int) or threads < 1:
         return f"its environment does not say on how many threads it was trained ({threads!r})"
     torch.set_num_threads(threads)
-    here = environment(room.backbone.device)
+    here = environment(room.backbone.device, Mode.of(str(room.brief.run["kernel"])))
     odd = sorted(name for name in {*here, *recorded} if here.get(name) != recorded.get(name))
     return f"it was trained with {odd[0]} {recorded.get(odd[0])!r}, here is {here.get(odd[0])!r}" if odd else ""
 

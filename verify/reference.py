@@ -25,9 +25,10 @@ def elsewhere(state: State) -> str:
     Bits are a function of the environment too (docs/DERIVATION.md, "Digests": it is part of every node's key).
     """
     from s3t.backbone import default_device, environment
+    from s3t.engine.mode import Mode
 
-    here = environment(default_device())
     for (shard, prefix), node in sorted(state.survivors.items()):
+        here = environment(default_device(), Mode.recorded(node.environment))
         odd = sorted(name for name in {*here, *node.environment} if here.get(name) != node.environment.get(name))
         if odd:
             was, now = node.environment.get(odd[0]), here.get(odd[0])

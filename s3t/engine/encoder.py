@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,9 @@ class Lean:
 
 
 _BERT = Lean(
-    *(f"attention.self.{name}" for name in ("query", "key", "value")),
+    q="attention.self.query",
+    k="attention.self.key",
+    v="attention.self.value",
     o="attention.output.dense",
     up="intermediate.dense",
     down="output.dense",
@@ -51,14 +53,20 @@ LEAN: dict[str, Lean] = {
     "bert": _BERT,
     "roberta": _BERT,
     "mpnet": Lean(
-        *(f"attention.attn.{name}" for name in ("q", "k", "v", "o")),
+        q="attention.attn.q",
+        k="attention.attn.k",
+        v="attention.attn.v",
+        o="attention.attn.o",
         up="intermediate.dense",
         down="output.dense",
         norm1="attention.LayerNorm",
         norm2="output.LayerNorm",
     ),
     "distilbert": Lean(
-        *(f"attention.{name}" for name in ("q_lin", "k_lin", "v_lin", "out_lin")),
+        q="attention.q_lin",
+        k="attention.k_lin",
+        v="attention.v_lin",
+        o="attention.out_lin",
         up="ffn.lin1",
         down="ffn.lin2",
         norm1="sa_layer_norm",
@@ -73,7 +81,7 @@ class Encoder:
     """The frozen base model in one precision. ``layers``: lean layers from the input side."""
 
     def __init__(self, backbone: Backbone, precision: Precision) -> None:
-        kind, config = backbone.kind, backbone.model.config
+        kind, config = backbone.kind, cast(Any, backbone.model.config)
         if kind not in LEAN:
             raise ModelError(
                 f"the fast engine has no lean form of model type {kind!r}, only of {', '.join(sorted(LEAN))}; "
@@ -96,12 +104,15 @@ class Encoder:
 
     def _layer(self, module: nn.Module) -> Layer:
         part: dict[str, Any] = {name: module.get_submodule(self.lean.path(name)) for name in PROJECTIONS}
-        norms = [module.get_submodule(path) for path in (self.lean.norm1, self.lean.norm2)]
         weight, bias = (torch.cat([getattr(part[name], side) for name in "qkv"]) for side in ("weight", "bias"))
-        rest = [Linear.of(part[name].weight, part[name].bias, self.dtype) for name in ("o", "up", "down")]
-        lean = [Norm(n.weight.detach().to(self.dtype), n.bias.detach().to(self.dtype), float(n.eps)) for n in norms]
-        heads = int(getattr(self.backbone.model.config, self.lean.heads))
-        return Layer(Linear.of(weight, bias, self.dtype), *rest, *lean, heads)
+        o, up, down = (Linear.of(part[name].weight, part[name].bias, self.dtype) for name in ("o", "up", "down"))
+        norm1, norm2 = (self._norm(module.get_submodule(path)) for path in (self.lean.norm1, self.lean.norm2))
+        heads = int(getattr(cast(Any, self.backbone.model.config), self.lean.heads))
+        return Layer(Linear.of(weight, bias, self.dtype), o, up, down, norm1, norm2, heads)
+
+    def _norm(self, module: Any) -> Norm:
+        weight, bias = (part.detach().to(self.dtype, copy=True) for part in (module.weight, module.bias))
+        return Norm(weight, bias, float(module.eps))
 
     def targets(self, wanted: Sequence[str]) -> list[str]:
         """Return the projections that LoRA targets name, as PEFT matches them. RecipeError for one that names none here."""
@@ -118,7 +129,7 @@ class Encoder:
         """Return the input of layer 0 for ``rows``, padded to their own longest: (rows, longest, hidden)."""
         batch = self.backbone.collate(rows)
         del batch["attention_mask"]
-        hidden: Tensor = self.backbone.model.embeddings(**batch)
+        hidden: Tensor = cast(Any, self.backbone.model).embeddings(**batch)
         return hidden.to(self.dtype)
 
     def bias(self, lengths: Sequence[int]) -> Tensor | None:

@@ -101,20 +101,20 @@ class Layer:
 
         The sum is taken in float32 of the weights as they are here, then rounded to their precision.
         """
-        out = self
+        parts: dict[str, Any] = {}
         hidden = self.o.weight.shape[0]
         at = {"q": 0, "k": hidden, "v": 2 * hidden}
         if stacked := {name: value for name, value in added.items() if name in at}:
             whole = self.qkv.weight.to(torch.float32, copy=True)
             for name, value in stacked.items():
                 whole[at[name] : at[name] + hidden] += value
-            out = replace(out, qkv=Linear.of(whole, self.qkv.bias, self.qkv.weight.dtype))
+            parts["qkv"] = Linear.of(whole, self.qkv.bias, self.qkv.weight.dtype)
         for name in ("o", "up", "down"):
             if name in added:
                 linear: Linear = getattr(self, name)
                 whole = linear.weight.float() + added[name]
-                out = replace(out, **{name: Linear.of(whole, linear.bias, linear.weight.dtype)})
-        return out
+                parts[name] = Linear.of(whole, linear.bias, linear.weight.dtype)
+        return replace(self, **parts)
 
     def tensors(self) -> list[Tensor]:
         """Return everything frozen here."""
@@ -148,9 +148,7 @@ class _Attention(torch.autograd.Function):
     """softmax(q k' / sqrt(size) + bias) v per head; the softmax in float32, its result in the precision of q."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int) -> Tensor:
         q, k, v = (_by_head(y, batch, heads) for y in (q, k, v))
         scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(q.shape[2] ** -0.5)
         if bias is not None:

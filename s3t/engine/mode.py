@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from s3t.errors import RecipeError, did_you_mean
 
@@ -48,8 +49,17 @@ class Mode:
     @classmethod
     def of(cls, kernel: str) -> Mode | None:
         """Return the mode whose kernel has this name, or None if this version has no such kernel."""
-        known = [cls(), *(cls("fast", precision) for precision in get_args(Precision))]
-        return next((mode for mode in known if mode.kernel == kernel), None)
+        return next((mode for mode in MODES if mode.kernel == kernel), None)
+
+    @classmethod
+    def recorded(cls, environment: Mapping[str, Any]) -> Mode:
+        """Return the mode of a node's recorded environment; the reference if it names none that is known here."""
+        said = environment.get("engine"), environment.get("dtype")
+        return next((mode for mode in MODES if (mode.engine, mode.precision) == said), cls())
+
+
+MODES = (Mode(), Mode("fast", "float32"), Mode("fast", "bfloat16"))
+"""Every mode of this version."""
 
 
 def choose(engine: str, precision: str) -> Mode:

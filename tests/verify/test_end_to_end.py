@@ -174,8 +174,8 @@ def test_another_environment_is_undecided(live: Any, monkeypatch: pytest.MonkeyP
 
     here = backbone.environment
 
-    def elsewhere(device: Any) -> Any:
-        return here(device) | {"torch": "9.9"}
+    def elsewhere(*about: Any) -> Any:
+        return here(*about) | {"torch": "9.9"}
 
     monkeypatch.setattr(backbone, "environment", elsewhere)
     report = live.audit("E1a")
@@ -205,11 +205,8 @@ def test_a_stored_node_that_will_serve_later(live: Any) -> None:
 
 
 def test_a_row_changed_behind_the_ledger(live: Any) -> None:
-    connection = sqlite3.connect(live.folder / "records.sqlite")
-    row = connection.execute("SELECT id, content FROM records WHERE split='train' ORDER BY id").fetchone()
-    connection.execute("UPDATE records SET content=? WHERE id=?", (row[1].replace(b"amber", b"birch"), row[0]))
-    connection.commit()
-    connection.close()
+    raw = (live.folder / "records.bin").read_bytes()
+    (live.folder / "records.bin").write_bytes(raw.replace(b"amber", b"birch", 1))
     report = live.audit("E0", "E1a")
     violated(report, "E0 rows")
     violated(report, "E1a clean room")
