@@ -6,7 +6,7 @@ torch is only touched through the tensors that are passed in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from s3t.records import canonical_json
@@ -33,16 +33,24 @@ def key_commitment(key: bytes) -> str:
     return hashlib.sha256(b"s3t slot key v1\x00" + key).hexdigest()
 
 
-def merkle_root(leaves: Sequence[bytes]) -> str:
-    """Return the root (hex) of the Merkle tree over ``leaves`` in their order (RFC 6962, section 2.1, with SHA-256)."""
-    return _subtree(leaves, 0, len(leaves)).hex()
+def merkle_root(leaves: Iterable[bytes]) -> str:
+    """Return the root (hex) of the Merkle tree over ``leaves`` in their order (RFC 6962, section 2.1, with SHA-256).
+
+    Memory grows with the logarithm of their number: only the roots of complete subtrees, of sizes that differ, are kept.
+    """
+    complete: list[tuple[int, bytes]] = []
+    for leaf in leaves:
+        size, root = 1, hashlib.sha256(b"\x00" + leaf).digest()
+        while complete and complete[-1][0] == size:
+            size, root = 2 * size, _joined(complete.pop()[1], root)
+        complete.append((size, root))
+    if not complete:
+        return hashlib.sha256(b"").hexdigest()
+    root = complete.pop()[1]
+    while complete:
+        root = _joined(complete.pop()[1], root)
+    return root.hex()
 
 
-def _subtree(leaves: Sequence[bytes], start: int, stop: int) -> bytes:
-    width = stop - start
-    if width == 0:
-        return hashlib.sha256(b"").digest()
-    if width == 1:
-        return hashlib.sha256(b"\x00" + leaves[start]).digest()
-    middle = start + (1 << (width - 1).bit_length() - 1)
-    return hashlib.sha256(b"\x01" + _subtree(leaves, start, middle) + _subtree(leaves, middle, stop)).digest()
+def _joined(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()

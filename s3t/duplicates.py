@@ -132,7 +132,9 @@ def closure(
 
 def retained(run: Run) -> list[Record]:
     """Return the retained training records of ``run``, sorted by id; nothing that trains reads them this way."""
-    return [row.record for row in ObservedRows(run.records).read(sorted(run.records.slot_sizes()))]
+    layout = run.config.plan.layout
+    slots = [(shard, piece) for shard in range(layout.shards) for piece in range(layout.slices)]
+    return [row.record for row in ObservedRows(run.records).read(slots)]
 
 
 def characters(records: Iterable[Record]) -> int:

@@ -1,7 +1,8 @@
 """The ledger's facts as a running view: which nodes survive, which were dropped, what budget holds. No torch.
 
 Reading on from the last seen entry is cheap, so a view is brought up to date before every use; a deletion that another
-process acknowledged is therefore seen by the next prediction.
+process acknowledged is therefore seen by the next prediction. The first look takes the ledger's index of hit slots instead
+of all requests, so it does not grow with their number.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from s3t.contract import Cost, Slot
 from s3t.graph import Node, nodes
-from s3t.ledger import Ledger
+from s3t.ledger import Entry, Ledger
 from s3t.plan import Plan
 from s3t.selection import Chain, TrainedNode, served, survivors
 
@@ -34,15 +35,36 @@ class Facts:
         head = self._ledger.head()
         if head == self._seen:
             return False
-        for entry in self._ledger.entries("train", self._seen, head):
-            self._trained.append(trained_node(entry.seq, entry.body))
-            self.cost += Cost(**{f.name: entry.body["cost"].get(f.name, 0) for f in fields(Cost)})
-        for entry in self._ledger.entries("extend", self._seen, head):
-            self.plan = self.plan.with_budget(entry.body["budget"])
-        self.hits = self._ledger.hits()
-        self.alive = survivors(self._trained, self.hits)
+        if self._seen:
+            for entry in self._ledger.entries(None, self._seen, head):
+                self._follow(entry)
+        else:
+            self._begin(head)
         self._seen = head
         return True
+
+    def _begin(self, head: int) -> None:
+        for kind in ("train", "extend"):
+            for entry in self._ledger.entries(kind, 0, head):
+                self._note(entry)
+        self.hits = self._ledger.hits()
+        self.alive = survivors(self._trained, self.hits)
+
+    def _follow(self, entry: Entry) -> None:
+        self._note(entry)
+        if entry.kind == "train":
+            self.alive |= survivors(self._trained[-1:], self.hits)
+        elif entry.kind == "request":
+            slots = {(shard, piece) for shard, piece in entry.body["slots"]}
+            self.hits |= dict.fromkeys(slots, entry.seq)
+            self.alive = {node: fact for node, fact in self.alive.items() if not node.touches(slots)}
+
+    def _note(self, entry: Entry) -> None:
+        if entry.kind == "train":
+            self._trained.append(trained_node(entry.seq, entry.body))
+            self.cost += Cost(**{f.name: entry.body["cost"].get(f.name, 0) for f in fields(Cost)})
+        elif entry.kind == "extend":
+            self.plan = self.plan.with_budget(entry.body["budget"])
 
     def chains(self) -> dict[int, Chain]:
         """Return the chain that each live shard serves."""

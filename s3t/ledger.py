@@ -91,8 +91,7 @@ class Ledger:
     def append_request(self, body: dict[str, Any], tags: Sequence[str], slots: Sequence[Slot]) -> int:
         """Append a ``request`` fact, giving it the next request id (``r000001``...). Returns its position."""
         with self._writing():
-            (count,) = self._db.execute("SELECT count(*) FROM entries WHERE kind = 'request'").fetchone()
-            numbered = {"request": f"r{count + 1:06d}", **body}
+            numbered = {"request": f"r{self.requests() + 1:06d}", **body}
             return self._append("request", numbered, tags, slots)
 
     def head(self) -> int:
@@ -123,9 +122,14 @@ class Ledger:
         (count,) = self._db.execute("SELECT count(*) FROM entries WHERE kind = ?", (kind,)).fetchone()
         return int(count)
 
+    def requests(self) -> int:
+        """Return the number of requests; the last one's id says it, so nothing is counted."""
+        last = self.last("request")
+        return int(last.body["request"].removeprefix("r")) if last else 0
+
     def tombstones(self) -> int:
-        """Return the number of records ever deleted."""
-        (count,) = self._db.execute("SELECT count(*) FROM tombstones").fetchone()
+        """Return the number of records ever deleted; rows are numbered from 1 and never removed, so nothing is counted."""
+        (count,) = self._db.execute("SELECT coalesce(max(rowid), 0) FROM tombstones").fetchone()
         return int(count)
 
     def tombstone(self, tag: str) -> int | None:
@@ -134,9 +138,16 @@ class Ledger:
         return int(row[0]) if row else None
 
     def hits(self) -> dict[Slot, int]:
-        """Return for each slot that was ever hit the position of its last request."""
-        rows = self._db.execute("SELECT shard, slice, max(seq) FROM hits GROUP BY shard, slice")
-        return {(shard, piece): seq for shard, piece, seq in rows}
+        """Return for each slot that was ever hit the position of its last request, by one step in the index per slot."""
+        found: dict[Slot, int] = {}
+        following = (
+            "SELECT shard, slice FROM hits WHERE (shard, slice, seq) > (?, ?, ?) ORDER BY shard, slice, seq LIMIT 1"
+        )
+        row = self._db.execute(following, (-1, -1, 0)).fetchone()
+        while row:
+            last = found[row] = self._last_hit(*row)
+            row = self._db.execute(following, (*row, last)).fetchone()
+        return found
 
     def _last_hit(self, shard: int, piece: int) -> int:
         query = "SELECT coalesce(max(seq), 0) FROM hits WHERE shard = ? AND slice = ?"

@@ -48,9 +48,14 @@ def commitment(salt: bytes, record: Record) -> str:
     Once the salt is destroyed, the commitment cannot be matched to guessed content. Raises DataError for a salt that is
     not 16 bytes.
     """
+    return content_commitment(salt, record.content())
+
+
+def content_commitment(salt: bytes, content: bytes) -> str:
+    """Return the commitment of a record by its content (:meth:`Record.content`); raises as :func:`commitment`."""
     if len(salt) != SALT_BYTES:
         raise DataError(f"a salt of {len(salt)} bytes is not usable: give {SALT_BYTES} random bytes per record")
-    return hashlib.sha256(_ROW + salt + record.content()).hexdigest()
+    return hashlib.sha256(_ROW + salt + content).hexdigest()
 
 
 def _mac(key: bytes, purpose: bytes, record_id: str) -> bytes:

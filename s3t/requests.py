@@ -1,6 +1,8 @@
 """Deletion requests on a run: resolved, made durable, rows erased; and their completion after a crash. No torch.
 
-The ledger comes first: once a request is in it, the deletion holds, whatever happens next (SPEC section 3).
+The ledger comes first: once a request is in it, the deletion holds, whatever happens next (SPEC section 3). Rows are
+erased for all requests after the last one noted as done, whoever made them, so a request that a crash or another
+process left in between is completed by the next one. Nothing here takes longer for more records or more requests.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Request:
 
 
 def delete(run: Run, ids: Sequence[str]) -> Request:
-    """Record the deletion of ``ids`` as one atomic fact, then erase their rows.
+    """Record the deletion of ``ids`` as one atomic fact; their rows are still to be erased (:func:`erase`).
 
     RecordError for an unknown id or one of a never-deletable split; nothing has changed then. If every id was deleted
     before, no fact is added and the name is empty.
@@ -43,7 +45,6 @@ def delete(run: Run, ids: Sequence[str]) -> Request:
             seq = run.ledger.append_request(body, tags, slots)
         except sqlite3.IntegrityError:  # another process deleted one of them meanwhile: look again
             continue
-        run.records.erase(tags)
         return Request(run.ledger.entry(seq).body["request"], tuple(fresh), tuple(already), tuple(slots))
 
 
@@ -67,11 +68,41 @@ def ends_retired(run: Run) -> bool:
 
 def recover(run: Run, facts: Facts) -> None:
     """Complete acknowledged deletions that a crash cut short: rows, then nodes."""
-    if run.records.count("train") != created_rows(run) - run.ledger.tombstones():
-        run.records.erase([t for entry in run.ledger.entries("request") for t in entry.body["tags"]])
-    run.records.compact()
+    erase(run, set())
     facts.update()
     run.nodes.erase(facts.dropped_keys() & run.nodes.keys())
+
+
+def erase(run: Run, dropped: set[str]) -> None:
+    """Erase the rows of every acknowledged request that is not noted as done, then the nodes ``dropped``, by key.
+
+    RunError if the ledger was set back: it ends before an entry that rows were erased for.
+    """
+    _erase_rows(run)
+    run.nodes.erase(dropped)
+
+
+def _erase_rows(run: Run) -> None:
+    if run.records.erased_through() == run.ledger.head():
+        return
+    with run.records.erasing():
+        done, head = run.records.erased_through(), run.ledger.head()
+        if done > head:
+            raise RunError(
+                f"the ledger ends at entry {head}, but rows were erased for requests up to entry {done}: an older ledger was "
+                "put in its place; restore the newer one, nothing may be served"
+            )
+        pending = False
+        for entry in run.ledger.entries("request", done, head):
+            run.records.erase(entry.body["tags"])
+            pending = True
+        if pending:
+            run.records.note_erased(head)
+
+
+def retained(run: Run) -> int:
+    """Return the number of training records that are not deleted."""
+    return created_rows(run) - run.ledger.tombstones()
 
 
 def created_rows(run: Run) -> int:
@@ -100,7 +131,7 @@ def _resolve(run: Run, ids: Sequence[str]) -> tuple[list[str], list[str], list[S
         if place is None:
             raise RecordError(
                 f"record {record_id!r} is not in this system, so nothing was deleted; "
-                f"it holds {run.records.count('train')} training records"
+                f"it holds {retained(run)} training records"
             )
         if place[1] is None:
             raise RecordError(f"record {record_id!r} belongs to the {place[0]} split, which is never trained on")

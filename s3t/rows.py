@@ -1,33 +1,47 @@
 """The run's own copy of its records, erased row by row, and the one door through which training reads them. No torch.
 
-Erasure uses SQLite's ``secure_delete`` (freed bytes are overwritten with zeros) and a rollback journal that is deleted at
-commit. That is not enough: when SQLite splits or merges pages it leaves stale copies of rows in their gaps, where a later
-deletion does not reach them. So the file is rewritten after each erasure, from the retained rows alone. What a file system
-or an SSD keeps below that is out of reach and said so in the README.
+Salts and contents lie back to back in one flat file, written once. A deletion overwrites the row's bytes with zeros where
+they are and synchronises the file: nothing ever moves, so no copy of a row can be left elsewhere in it, and the cost of an
+erasure depends on the row alone. An index in SQLite says where each row lies; it holds keyed tags and salted commitments
+only and is never changed after ingestion. What a file system or an SSD keeps below that is out of reach and said so in
+the README.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from s3t.contract import Slot
 from s3t.errors import RunError
-from s3t.partition import SALT_BYTES, commitment, slot, tag
+from s3t.partition import SALT_BYTES, content_commitment, slot, tag
 from s3t.records import Layout, Record
 from s3t.store import no_space
 
+INDEX, CONTENTS = "records.sqlite", "records.bin"
+MAGIC = b"s3t rows"
+HEADER = len(MAGIC) + 8
+"""Bytes before the first row: the magic, then the ledger entry up to which rows are erased (big-endian)."""
+
 _SCHEMA = """
-CREATE TABLE records(tag TEXT PRIMARY KEY, id TEXT NOT NULL, shard INTEGER, slice INTEGER, split TEXT NOT NULL,
-                     salt BLOB NOT NULL, "commitment" TEXT NOT NULL, content BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -65536;
+CREATE TABLE records(tag TEXT NOT NULL, shard INTEGER, slice INTEGER, split TEXT NOT NULL, "commitment" TEXT NOT NULL,
+                     start INTEGER NOT NULL, length INTEGER NOT NULL);
+"""
+_INDEXES = """
+CREATE UNIQUE INDEX records_tag ON records(tag);
 CREATE INDEX records_slot ON records(split, shard, slice);
 """
-_TO_COMPACT = 1
-"""SQLite's ``user_version`` between the erasure of rows and the rewriting of the file; set in the same transaction."""
 
 
 @dataclass(frozen=True)
@@ -39,100 +53,162 @@ class StoredRow:
 
 
 class RecordStore:
-    """Records of one run by tag. Raises RunError if the file is missing or damaged."""
+    """Records of one run by tag, in ``folder``. Raises RunError if a file is missing, damaged, or a row is."""
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise RunError(f"the run has no records ({path.name} is missing); it cannot be used without them")
-        self._folder = path.parent
-        self._db = sqlite3.connect(path, timeout=10.0)
+    def __init__(self, folder: Path) -> None:
+        for name in (INDEX, CONTENTS):
+            if not (folder / name).is_file():
+                raise RunError(f"the run has no records ({name} is missing); it cannot be used without them")
+        self._folder = folder
+        self._file = os.open(folder / CONTENTS, os.O_RDWR)
+        self._closing = weakref.finalize(self, os.close, self._file)
         try:
-            self._db.execute("PRAGMA secure_delete = ON")
-            self._db.execute("PRAGMA synchronous = EXTRA")
-            self._db.execute("SELECT count(*) FROM records").fetchone()
+            where = f"{(folder / INDEX).resolve().as_uri()}?mode=ro&immutable=1"
+            self._db = sqlite3.connect(where, uri=True)
+            last = self._db.execute("SELECT start + length FROM records ORDER BY rowid DESC LIMIT 1").fetchone()
         except sqlite3.DatabaseError as error:
             raise RunError(f"the run's records are damaged ({error}); restore them from a copy") from error
+        self.erased_through()
+        size, wanted = os.fstat(self._file).st_size, last[0] if last else HEADER
+        if size != wanted:
+            raise RunError(f"the run's records are damaged ({CONTENTS} has {size} bytes, not {wanted}); restore them")
 
     @staticmethod
     def create(
-        path: Path,
+        folder: Path,
         key: bytes,
         layout: Layout,
         train: Sequence[Record],
         validation: Sequence[Record],
         test: Sequence[Record],
     ) -> RecordStore:
-        """Ingest all splits; only training records get a slot. Every record gets a fresh random salt."""
-        db = sqlite3.connect(path)
+        """Ingest all splits, one record at a time; only training records get a slot. Every record gets a random salt."""
+        db = sqlite3.connect(folder / INDEX)
         db.executescript(_SCHEMA)
-        with db:
-            for split, records in (("train", train), ("validation", validation), ("test", test)):
-                for record in records:
-                    salt = secrets.token_bytes(SALT_BYTES)
-                    shard, piece = slot(key, record.id, layout) if split == "train" else (None, None)
-                    values = (shard, piece, split, salt, commitment(salt, record), record.content())
-                    db.execute(
-                        "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (tag(key, record.id), record.id, *values)
-                    )
+        with (folder / CONTENTS).open("wb") as file:
+            file.write(_header(0))
+            splits = {"train": train, "validation": validation, "test": test}
+            with db:
+                db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", _ingest(file, key, layout, splits))
+            file.flush()
+            os.fsync(file.fileno())
+        db.executescript(_INDEXES)
         db.close()
-        return RecordStore(path)
+        with (folder / INDEX).open("rb") as index:
+            os.fsync(index.fileno())
+        return RecordStore(folder)
 
     def close(self) -> None:
-        """Close the file; the object must not be used afterwards."""
+        """Close the files; the object must not be used afterwards."""
         self._db.close()
+        self._closing()
 
     def place(self, record_tag: str) -> tuple[str, Slot | None] | None:
-        """Return (split, slot) of the record with ``record_tag``, or None if it is not here."""
-        row = self._db.execute("SELECT split, shard, slice FROM records WHERE tag = ?", (record_tag,)).fetchone()
-        return (row[0], None if row[1] is None else (row[1], row[2])) if row else None
+        """Return (split, slot) of the record with ``record_tag``, or None if it is not here or was erased."""
+        query = "SELECT split, shard, slice, start FROM records WHERE tag = ?"
+        row = self._db.execute(query, (record_tag,)).fetchone()
+        if row is None or not any(os.pread(self._file, SALT_BYTES, row[3])):
+            return None
+        return row[0], None if row[1] is None else (row[1], row[2])
 
-    def erase(self, tags: Sequence[str]) -> int:
-        """Erase training rows by tag and return how many were there."""
-        with no_space(self._folder), self._db:
-            before = self._db.total_changes
-            self._db.executemany("DELETE FROM records WHERE tag = ? AND split = 'train'", [(t,) for t in tags])
-            erased = self._db.total_changes - before
-            if erased:
-                self._db.execute(f"PRAGMA user_version = {_TO_COMPACT}")
-        self.compact()
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """Keep other processes from erasing; they wait. The hold ends with the process, however that ends."""
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def erase(self, tags: Iterable[str]) -> int:
+        """Overwrite training rows by tag and return how many were there; on disk only after :meth:`note_erased`."""
+        erased = 0
+        with no_space(self._folder):
+            for record_tag in tags:
+                query = "SELECT start, length FROM records WHERE tag = ? AND split = 'train'"
+                for start, length in self._db.execute(query, (record_tag,)).fetchall():
+                    erased += os.pread(self._file, length, start) != bytes(length)
+                    self._write(start, bytes(length))
         return erased
 
-    def compact(self) -> None:
-        """Rewrite the file if rows were erased since it was last written: what else could hold them is overwritten."""
+    def erased_through(self) -> int:
+        """Return the ledger entry up to which the rows of all requests are known to be erased."""
+        header = os.pread(self._file, HEADER, 0)
+        if len(header) != HEADER or not header.startswith(MAGIC):
+            raise RunError(f"the run's records are damaged ({CONTENTS} does not begin as it must); restore them")
+        return int.from_bytes(header[len(MAGIC) :], "big")
+
+    def note_erased(self, through: int) -> None:
+        """Have what was erased on disk, then note that nothing up to ledger entry ``through`` is left to erase.
+
+        The note itself is not synchronised: if it is lost, the rows after it are overwritten once more.
+        """
         with no_space(self._folder):
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == _TO_COMPACT:
-                self._db.execute("VACUUM")
-                self._db.execute("PRAGMA user_version = 0")
+            os.fdatasync(self._file)
+            self._write(0, _header(through))
 
-    def slot_sizes(self) -> dict[Slot, int]:
-        """Return the number of training records per slot that has any."""
-        query = "SELECT shard, slice, count(*) FROM records WHERE split = 'train' GROUP BY shard, slice"
-        return {(shard, piece): count for shard, piece, count in self._db.execute(query)}
-
-    def count(self, split: str) -> int:
-        """Return the number of records in a split."""
-        return int(self._db.execute("SELECT count(*) FROM records WHERE split = ?", (split,)).fetchone()[0])
-
-    def commitments(self) -> list[str]:
-        """Return the commitments of all training records, sorted."""
+    def commitments(self) -> Iterator[str]:
+        """Yield the commitments of all training records ever ingested, sorted."""
         query = 'SELECT "commitment" FROM records WHERE split = \'train\' ORDER BY "commitment"'
-        return [value for (value,) in self._db.execute(query)]
+        for (value,) in self._db.execute(query):
+            yield value
+
+    def contents(self, split: str) -> Iterator[bytes]:
+        """Yield the contents of the retained records of a split, in the order of ingestion."""
+        for content, _ in self._retained("split = ?", (split,)):
+            yield content
 
     def ids(self, split: str) -> list[str]:
-        """Return the ids of a split, sorted; names only, no content is read."""
-        return sorted(value for (value,) in self._db.execute("SELECT id FROM records WHERE split = ?", (split,)))
+        """Return the ids of a split, sorted. They are part of the contents, so all of these are read."""
+        return sorted(Record.from_content(content).id for content in self.contents(split))
 
     def evaluation(self, split: str) -> list[Record]:
         """Return the records of a never-deletable split (validation or test), sorted by id."""
         if split not in ("validation", "test"):
             raise RunError(f"split {split!r} is not for evaluation; choose validation or test")
-        rows = self._db.execute("SELECT content FROM records WHERE split = ?", (split,))
-        return sorted((Record.from_content(content) for (content,) in rows), key=lambda record: record.id)
+        return sorted(map(Record.from_content, self.contents(split)), key=lambda record: record.id)
 
     def _slot_rows(self, shard: int, piece: int) -> list[StoredRow]:
-        query = "SELECT content, \"commitment\" FROM records WHERE split = 'train' AND shard = ? AND slice = ?"
-        rows = self._db.execute(query, (shard, piece))
-        return [StoredRow(Record.from_content(content), value) for content, value in rows]
+        found = self._retained("split = 'train' AND shard = ? AND slice = ?", (shard, piece))
+        return [StoredRow(Record.from_content(content), value) for content, value in found]
+
+    def _retained(self, where: str, values: tuple[Any, ...]) -> Iterator[tuple[bytes, str]]:
+        query = f'SELECT start, length, "commitment" FROM records WHERE {where} ORDER BY start'
+        for start, length, committed in self._db.execute(query, values):
+            span = os.pread(self._file, length, start)
+            if content_commitment(span[:SALT_BYTES], span[SALT_BYTES:]) != committed:
+                with self.erasing():  # another process may be in the middle of overwriting it
+                    span = os.pread(self._file, length, start)
+                if span == bytes(length):
+                    continue
+                raise RunError(
+                    f"the run's records are damaged ({CONTENTS}: the row at byte {start} does not match its commitment); "
+                    "restore them from a copy"
+                )
+            yield span[SALT_BYTES:], committed
+
+    def _write(self, start: int, content: bytes) -> None:
+        while content:
+            written = os.pwrite(self._file, content, start)
+            start, content = start + written, content[written:]
+
+
+def _header(through: int) -> bytes:
+    return MAGIC + through.to_bytes(8, "big")
+
+
+def _ingest(
+    file: BinaryIO, key: bytes, layout: Layout, splits: Mapping[str, Sequence[Record]]
+) -> Iterator[tuple[Any, ...]]:
+    """Write salts and contents to ``file`` and yield the index's rows."""
+    start = HEADER
+    for split, records in splits.items():
+        for record in records:
+            content, salt = record.content(), secrets.token_bytes(SALT_BYTES)
+            shard, piece = slot(key, record.id, layout) if split == "train" else (None, None)
+            length = file.write(salt + content)
+            yield tag(key, record.id), shard, piece, split, content_commitment(salt, content), start, length
+            start += length
 
 
 class ObservedRows:

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,10 @@ from s3t.ledger import Ledger
 from s3t.partition import KEY_BYTES
 from s3t.plan import Plan
 from s3t.records import Recipe, Record, sha256
-from s3t.rows import RecordStore
+from s3t.rows import CONTENTS, INDEX, RecordStore
 from s3t.store import NodeStore, no_space, sync_folder, write_synced
 
-CONFIG, KEY, LEDGER, RECORDS, NODES = "run.json", "secret.key", "ledger.sqlite", "records.sqlite", "nodes"
-COMMITMENTS = "commitments"
+CONFIG, KEY, LEDGER, NODES, COMMITMENTS = "run.json", "secret.key", "ledger.sqlite", "nodes", "commitments"
 
 
 @dataclass(frozen=True)
@@ -137,11 +136,10 @@ def create(
                 file.write(key.hex())
                 file.flush()
                 os.fsync(file.fileno())
-            records = RecordStore.create(staging / RECORDS, key, config.plan.layout, train, *evaluation)
+            records = RecordStore.create(staging, key, config.plan.layout, train, *evaluation)
             ledger = Ledger.create(staging / LEDGER)
-            leaves = [bytes.fromhex(commitment) for commitment in records.commitments()]
-            write_synced(staging / COMMITMENTS, b"".join(leaves))
-            committed = {"root": merkle_root(leaves), "key": key_commitment(key)}
+            root = _commit(staging / COMMITMENTS, records.commitments())
+            committed = {"root": root, "key": key_commitment(key)}
             ledger.append("create", {"run": sha256(config.to_bytes()), "rows": len(train), **committed})
             records.close()
             ledger.close()
@@ -153,11 +151,27 @@ def create(
             raise
 
 
+def _commit(path: Path, commitments: Iterable[str]) -> str:
+    """Write the leaves to ``path``, in their order, and return the root of the tree over them."""
+    with path.open("wb") as file:
+
+        def leaves() -> Iterator[bytes]:
+            for commitment in commitments:
+                leaf = bytes.fromhex(commitment)
+                file.write(leaf)
+                yield leaf
+
+        root = merkle_root(leaves())
+        file.flush()
+        os.fsync(file.fileno())
+    return root
+
+
 def open_run(path: Path) -> Run:
     """Open a run folder. RunError says what is missing, damaged, or of another version."""
     if not path.is_dir():
         raise RunError(f"there is no run at {path}; train one with `s3t train {path}`")
-    for name in (CONFIG, KEY, LEDGER, RECORDS, COMMITMENTS, NODES):
+    for name in (CONFIG, KEY, LEDGER, INDEX, CONTENTS, COMMITMENTS, NODES):
         if not (path / name).exists():
             raise RunError(f"{path} is not a whole run: {name} is missing; train anew, or restore it from a copy")
     content = (path / CONFIG).read_bytes()
@@ -166,7 +180,7 @@ def open_run(path: Path) -> Run:
     created = next(ledger.entries("create"), None)
     if created is None or created.body["run"] != sha256(content):
         raise RunError(f"{path}/{CONFIG} is not the configuration that the ledger was opened with; restore it")
-    return Run(path, config, _read_key(path / KEY), ledger, RecordStore(path / RECORDS), NodeStore(path / NODES))
+    return Run(path, config, _read_key(path / KEY), ledger, RecordStore(path), NodeStore(path / NODES))
 
 
 def _read_key(path: Path) -> bytes:

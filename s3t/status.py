@@ -8,6 +8,8 @@ from s3t import runs
 from s3t.contract import Cost
 from s3t.facts import Facts
 from s3t.records import Layout
+from s3t.requests import retained
+from s3t.rows import CONTENTS, INDEX
 from s3t.runs import Run
 
 
@@ -48,9 +50,9 @@ def describe_status(run: Run, facts: Facts) -> Status:
         data=run.config.data["name"],
         layout=facts.plan.layout,
         orders=str(facts.plan.rule),
-        requests=run.ledger.count("request"),
+        requests=run.ledger.requests(),
         deleted=run.ledger.tombstones(),
-        retained=run.records.count("train"),
+        retained=retained(run),
         live=tuple(sorted(chains)),
         offline=tuple(shard for shard in range(facts.plan.layout.shards) if shard not in chains),
         chain_lengths={shard: len(chain.nodes) for shard, chain in sorted(chains.items())},
@@ -58,5 +60,5 @@ def describe_status(run: Run, facts: Facts) -> Status:
         missing_nodes=len(facts.missing()),
         bytes=run.nodes.bytes(),
         cost=facts.cost,
-        stores=(runs.LEDGER, runs.RECORDS, f"{runs.NODES}/"),
+        stores=(runs.LEDGER, CONTENTS, INDEX, f"{runs.NODES}/"),
     )

@@ -388,7 +388,7 @@ def test_a_deletion_names_records(run: Path) -> None:
 # ---- runs that cannot be used ----
 
 
-@pytest.mark.parametrize("missing", ["run.json", "secret.key", "ledger.sqlite", "records.sqlite"])
+@pytest.mark.parametrize("missing", ["run.json", "secret.key", "ledger.sqlite", "records.sqlite", "records.bin"])
 def test_a_half_written_run(run: Path, missing: str) -> None:
     (run / missing).unlink()
     before = _snapshot(run)

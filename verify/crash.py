@@ -1,7 +1,8 @@
 """Ending a process at a chosen write: a forked child dies with ``os._exit``, so that no handler and no clean-up runs.
 
-Write points are: before each ``fsync``, ``rename``, ``replace``, ``mkdir``, ``unlink`` and ``rmdir``, before each statement
-of SQLite that is no SELECT and each end of its transactions, and before and in the middle of each write to a binary file.
+Write points are: before each ``fsync``, ``fdatasync``, ``rename``, ``replace``, ``mkdir``, ``unlink`` and ``rmdir``, before
+each statement of SQLite that is no SELECT and each end of its transactions, and before and in the middle of each ``pwrite``
+and each write to a binary file.
 Power loss is not simulated: what the kernel had in memory is kept.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 from s3t.errors import S3TError
 
 CRASHED, FINISHED, FAILED = 77, 78, 79
-CALLS = ("rename", "replace", "mkdir", "fsync", "unlink", "rmdir")
+CALLS = ("rename", "replace", "mkdir", "fsync", "fdatasync", "unlink", "rmdir")
 
 
 class Kill:
@@ -46,9 +47,20 @@ class Kill:
         """Put a point before every write of this process, for good: only ever called in a child."""
         for name in CALLS:
             setattr(os, name, self.before(getattr(os, name)))
+        os.pwrite = _halving(self, os.pwrite)
         connect, connection = sqlite3.connect, _connection(self)
         sqlite3.connect = lambda *args, **options: connect(*args, **{"factory": connection} | options)
         io.open = builtins.open = _opener(self, io.open)
+
+
+def _halving(kill: Kill, real: Callable[[int, Any, int], int]) -> Callable[[int, Any, int], int]:
+    def step(file: int, content: Any, offset: int) -> int:
+        kill.point()
+        half = real(file, content[: len(content) // 2], offset)
+        kill.point()
+        return half + real(file, content[half:], offset + half)
+
+    return step
 
 
 def _connection(kill: Kill) -> type[sqlite3.Connection]:

@@ -135,7 +135,7 @@ def node_key(
     """Return the key of a node of ``run`` (the parsed run.json); ``commitments`` in row order."""
     return digest(
         {
-            "format": 2,
+            "format": 3,
             "kernel": run["kernel"],
             "parent": parent,
             "shard": shard,

@@ -17,9 +17,13 @@ from typing import Any
 from s3t.errors import DataError, RunError
 from s3t.records import Record, canonical_json, sha256
 
-FORMAT = 2
+FORMAT = 3
 LEAF = 32
 """Bytes of one commitment in the file `commitments`."""
+MAGIC = b"s3t rows"
+HEADER = 16
+"""Bytes of records.bin before the first row: the magic, then a ledger entry's number (big-endian)."""
+SALT = 16
 RUN_KEYS = ("format", "s3t", "kernel", "plan", "recipe", "model", "data", "seed")
 KINDS = {
     "create": ("run", "rows", "root", "key"),
@@ -43,16 +47,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of records.sqlite as stored. ``shard``, ``slice`` and ``salt`` are None outside the train split."""
+    """One row of the index with what records.bin holds of it. ``shard`` and ``slice`` are None outside the train split."""
 
     tag: str
     shard: int | None
     slice: int | None
     split: str
-    salt: bytes | None
+    salt: bytes
     commitment: str | None
     content: bytes
     record: Record
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes ``start`` up to ``stop`` of records.bin, the place of the row ``tag``. ``zero``: nothing is left there."""
+
+    tag: str
+    start: int
+    stop: int
+    zero: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class Evidence:
     """What a run folder says. ``problems`` name what is missing or damaged; then nothing may be concluded.
 
     ``leaves``: the commitments (32 bytes each) of all rows that were ingested for training, the deleted ones included.
+    ``spans``: the places of all rows in records.bin, erased or not; ``loose``: (start, stop) of bytes there, not all zero,
+    that are no row's.
     """
 
     folder: Path
@@ -70,6 +86,8 @@ class Evidence:
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
     leaves: tuple[bytes, ...] = ()
+    spans: tuple[Span, ...] = ()
+    loose: tuple[tuple[int, int], ...] = ()
 
     @property
     def checked(self) -> dict[str, Any]:
@@ -94,9 +112,9 @@ def read_evidence(folder: Path | str) -> Evidence:
     problems: list[str] = []
     key = _read_key(folder / "secret.key", problems)
     entries = _read_ledger(folder / "ledger.sqlite", sha256(raw), problems)
-    rows = _read_records(folder / "records.sqlite", problems)
+    rows, spans, loose = _read_records(folder, entries, problems)
     leaves = _read_leaves(folder / "commitments", entries, problems)
-    return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems), leaves)
+    return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems), leaves, spans, loose)
 
 
 def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
@@ -206,22 +224,60 @@ def _entry(seq: int, kind: str, text: str, digest: str, problems: list[str]) -> 
     return Entry(seq, kind, body, digest)
 
 
-def _read_records(path: Path, problems: list[str]) -> tuple[Row, ...]:
-    query = "SELECT tag, id, shard, slice, split, salt, commitment, content FROM records ORDER BY id"
+def _read_records(
+    folder: Path, entries: Sequence[Entry], problems: list[str]
+) -> tuple[tuple[Row, ...], tuple[Span, ...], tuple[tuple[int, int], ...]]:
+    query = "SELECT tag, shard, slice, split, commitment, start, length FROM records ORDER BY start"
+    index = _select(folder / "records.sqlite", query, problems)
+    raw = _read_contents(folder / "records.bin", entries, problems)
+    if index is None or raw is None:
+        return (), (), ()
+    gone = {tag for entry in entries if entry.kind == "request" for tag in entry.body["tags"]}
     rows: list[Row] = []
-    for tag, name, shard, slice_, split, salt, commitment, content in _select(path, query, problems) or ():
-        raw = content if isinstance(content, bytes) else str(content).encode()
+    spans: list[Span] = []
+    loose: list[tuple[int, int]] = []
+    end = HEADER
+    for tag, shard, slice_, split, commitment, start, length in index:
+        if type(start) is not int or type(length) is not int or start < end or not SALT < length <= len(raw) - start:
+            problems.append(f"records.sqlite: a row of {length!r} bytes cannot lie at byte {start!r} of records.bin")
+            return (), (), ()
+        if any(raw[end:start]):
+            loose.append((end, start))
+        end = start + length
+        salt, content = raw[start : start + SALT], raw[start + SALT : end]
+        spans.append(Span(tag, start, end, not any(salt) and not any(content)))
+        if spans[-1].zero:
+            continue
         try:
-            record = Record.from_content(raw)
+            record = Record.from_content(content)
         except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
-            problems.append(f"records.sqlite: the content of record {name!r} cannot be read ({type(error).__name__})")
+            if tag not in gone:
+                problems.append(f"records.bin: the row at byte {start} cannot be read ({type(error).__name__})")
             continue
-        if record.id != name or record.content() != raw:
-            problems.append(f"records.sqlite: the content of record {name!r} is not its canonical form")
+        if record.content() != content:
+            problems.append(f"records.bin: the content of record {record.id!r} is not its canonical form")
             continue
-        salt = bytes.fromhex(salt) if isinstance(salt, str) else salt
-        rows.append(Row(tag, shard, slice_, split, salt, commitment, raw, record))
-    return tuple(rows)
+        rows.append(Row(tag, shard, slice_, split, salt, commitment, content, record))
+    if any(raw[end:]):
+        loose.append((end, len(raw)))
+    return tuple(sorted(rows, key=lambda row: row.record.id)), tuple(spans), tuple(loose)
+
+
+def _read_contents(path: Path, entries: Sequence[Entry], problems: list[str]) -> bytes | None:
+    if not path.is_file():
+        problems.append("records.bin is missing")
+        return None
+    raw = path.read_bytes()
+    if len(raw) < HEADER or not raw.startswith(MAGIC):
+        problems.append("records.bin does not begin as it must")
+        return None
+    through = int.from_bytes(raw[len(MAGIC) : HEADER], "big")
+    if entries and through > entries[-1].seq:
+        problems.append(
+            f"records.bin was erased for requests up to entry {through}, the ledger ends at entry {entries[-1].seq}: "
+            "it is an older one"
+        )
+    return raw
 
 
 def _read_leaves(path: Path, entries: Sequence[Entry], problems: list[str]) -> tuple[bytes, ...]:

@@ -1,8 +1,10 @@
-"""E0, third part: records.sqlite holds what was committed to, minus what was deleted, in the places that ids imply."""
+"""E0, third part: the run holds the records that were committed to, minus the deleted ones, in the places that ids imply.
+
+A deleted row's place in records.bin holds zeros and nothing else; a byte there, or one that is no row's, is a violation.
+"""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -41,7 +43,7 @@ def _row(row: Row, evidence: Evidence, state: State) -> list[Finding]:
     tag = derive.tag(evidence.key, name)
     found = []
     if tag in state.tombstones:
-        found.append(_violated(f"the deleted record {name!r} is still in records.sqlite"))
+        found.append(_violated(f"the deleted record {name!r} is still in records.bin"))
     if row.tag != tag:
         found.append(_violated(f"record {name!r} is stored under another record's tag"))
     if row.split not in SPLITS:
@@ -50,12 +52,11 @@ def _row(row: Row, evidence: Evidence, state: State) -> list[Finding]:
         slot = derive.slot(evidence.key, name, state.plan.shards, state.plan.slices)
         if (row.shard, row.slice) != slot:
             found.append(_violated(f"record {name!r} is in slot ({row.shard}, {row.slice}); its id gives {slot}"))
-        if row.salt is None or row.commitment is None:
-            found.append(Finding(CHECK, Verdict.UNDECIDED, f"record {name!r} has no salt or commitment"))
+        if row.commitment is None:
+            found.append(Finding(CHECK, Verdict.UNDECIDED, f"record {name!r} has no commitment"))
     elif (row.shard, row.slice) != (None, None):
         found.append(_violated(f"record {name!r} of split {row.split} has a slot"))
-    committed = derive.commitment(row.salt, row.content) if row.salt is not None else None
-    if committed is not None and row.commitment is not None and committed != row.commitment:
+    if row.commitment is not None and derive.commitment(row.salt, row.content) != row.commitment:
         found.append(_violated(f"record {name!r} does not match its commitment: its content was changed"))
     return found
 
@@ -87,13 +88,14 @@ def _committed(evidence: Evidence, state: State) -> list[Finding]:
 
 
 def _freed(evidence: Evidence, state: State) -> list[Finding]:
-    """A deleted row's tag in the raw bytes of records.sqlite means that the row was unlinked, not erased."""
+    """Bytes at the place of a deleted row, or at no row's place, mean that a row was unlinked, not erased."""
     found = []
-    for path in sorted(evidence.folder.glob("records.sqlite*")):
-        runs = re.findall(rb"[0-9a-f]{64,}", path.read_bytes())
-        left = {run[i : i + 64].decode() for run in runs for i in range(len(run) - 63)} & state.tombstones
-        if left:
-            found.append(_violated(f"bytes of {len(left)} deleted rows remain in {path.name}"))
+    left = sum(span.tag in state.tombstones and not span.zero for span in evidence.spans)
+    if left:
+        found.append(_violated(f"bytes of {left} deleted rows remain in records.bin"))
+    if evidence.loose:
+        (start, stop), count = evidence.loose[0], sum(stop - start for start, stop in evidence.loose)
+        found.append(_violated(f"{count} bytes of records.bin are no row's, first at {start} to {stop}"))
     return found
 
 

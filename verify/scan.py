@@ -18,11 +18,14 @@ from verify.report import Finding, Verdict
 from verify.state import State, node_name
 
 CHECK = "E0 scan"
-FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite", "commitments")
-SIDECARS = ("ledger.sqlite-wal", "ledger.sqlite-shm", "records.sqlite-wal", "records.sqlite-shm")
+FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite", "records.bin", "commitments")
+SIDECARS = ("ledger.sqlite-wal", "ledger.sqlite-shm")
 """Files that SQLite keeps beside a database that is open in WAL mode; searched like every other file."""
 
 TABLES = {"ledger.sqlite": {"entries", "hits", "tombstones"}, "records.sqlite": {"records"}}
+COLUMNS = {"tag", "shard", "slice", "split", "commitment", "start", "length"}
+"""Columns of the index of records: nothing in it tells an id or a content."""
+
 NODE_FILES = {
     "lora": {"adapter_config.json", "adapter_model.safetensors", "head.safetensors", "reads.json"},
     "full": {"model.safetensors", "head.safetensors", "reads.json"},
@@ -113,11 +116,14 @@ def _tables(evidence: Evidence, state: State) -> list[Finding]:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
             tables = {str(row[0]) for row in rows if not str(row[0]).startswith("sqlite_")}
             stored = set()
+            columns = {str(row[1]) for row in connection.execute("PRAGMA table_info(records)")}
             if "tombstones" in tables and name == "ledger.sqlite":
                 stored = {row[0] for row in connection.execute("SELECT tag FROM tombstones")}
         finally:
             connection.close()
         found += [_violated(f"{name} holds an unknown table {odd!r}", path=name) for odd in sorted(tables - known)]
+        odd_columns = sorted(columns - COLUMNS) if name == "records.sqlite" else []
+        found += [_violated(f"{name} holds an unknown column {odd!r}", path=name) for odd in odd_columns]
         if "tombstones" in tables and stored != state.tombstones:
             message = f"the ledger's table of tombstones holds {len(stored)}, its requests name {len(state.tombstones)}"
             found.append(_violated(message, path=name))

@@ -61,7 +61,7 @@ class Forge:
         )
         assert plan is not None
         self.run = {
-            "format": 2,
+            "format": 3,
             "s3t": "0",
             "kernel": "1",
             "plan": {
@@ -103,22 +103,73 @@ class Forge:
             "CREATE TABLE entries(seq INTEGER PRIMARY KEY, kind TEXT, body TEXT, previous TEXT, digest TEXT)"
         )
         self.store = sqlite3.connect(self.folder / "records.sqlite")
-        self.store.execute("PRAGMA secure_delete=ON")
         self.store.execute(
-            "CREATE TABLE records(tag TEXT PRIMARY KEY, id TEXT, shard INTEGER, slice INTEGER, split TEXT, salt BLOB,"
-            " commitment TEXT, content BLOB)"
+            "CREATE TABLE records(tag TEXT, shard INTEGER, slice INTEGER, split TEXT, commitment TEXT, start INTEGER,"
+            " length INTEGER)"
         )
+        self.bin.write_bytes(b"s3t rows" + bytes(8))
         self.trained: dict[tuple[int, tuple[int, ...]], str] = {}
         self.rows = [self.row(record, "train") for record in self.records]
         self.rows += [self.row(record, "test") for record in self.test]
-        self.store.executemany("INSERT INTO records VALUES(?,?,?,?,?,?,?,?)", self.rows)
-        self.store.commit()
+        for row in self.rows:
+            self.put(row)
 
     def row(self, record: Record, split: str) -> tuple[Any, ...]:
         salt = sha256(record.id.encode()).encode()[:16]
         slot = derive.slot(KEY, record.id, self.shards, self.slices) if split == "train" else (None, None)
         committed = derive.commitment(salt, record.content())
         return (derive.tag(KEY, record.id), record.id, *slot, split, salt, committed, record.content())
+
+    @property
+    def bin(self) -> Path:
+        """The file of contents."""
+        return self.folder / "records.bin"
+
+    def put(self, row: tuple[Any, ...]) -> None:
+        """Store a row behind the others: salt and content, and where they lie."""
+        tag, _, shard, slice_, split, salt, committed, content = row
+        where = (self.bin.stat().st_size, len(salt + content))
+        with self.bin.open("ab") as file:
+            file.write(salt + content)
+        self.store.execute("INSERT INTO records VALUES(?,?,?,?,?,?,?)", (tag, shard, slice_, split, committed, *where))
+        self.store.commit()
+
+    def span(self, name: str) -> tuple[int, int]:
+        """Return start and length of a record in the file of contents."""
+        query = "SELECT start, length FROM records WHERE tag=?"
+        found: tuple[int, int] = self.store.execute(query, (derive.tag(KEY, name),)).fetchone()
+        return found
+
+    def overwrite(self, name: str, change: Callable[[bytes], bytes]) -> None:
+        """Replace salt and content of a record; what follows moves."""
+        start, length = self.span(name)
+        raw = self.bin.read_bytes()
+        new = change(raw[start : start + length])
+        self.bin.write_bytes(raw[:start] + new + raw[start + length :])
+        self.store.execute("UPDATE records SET start=start+? WHERE start>?", (len(new) - length, start))
+        self.store.execute("UPDATE records SET length=? WHERE start=?", (len(new), start))
+        self.store.commit()
+
+    def erase(self, name: str) -> None:
+        """Overwrite a record with zeros, as a deletion does."""
+        self.overwrite(name, lambda span: bytes(len(span)))
+
+    def restore(self, record: Record) -> None:
+        """Write an erased training record back to its place."""
+        row = self.row(record, "train")
+        self.overwrite(record.id, lambda _: row[5] + row[7])
+
+    def update(self, assignment: str, *names: str) -> None:
+        """Change the index's row of each record."""
+        for name in names:
+            self.store.execute(f"UPDATE records SET {assignment} WHERE tag=?", (derive.tag(KEY, name),))
+        self.store.commit()
+
+    def unlink(self, *names: str) -> None:
+        """Take records out of the index and leave their bytes."""
+        for name in names:
+            self.store.execute("DELETE FROM records WHERE tag=?", (derive.tag(KEY, name),))
+        self.store.commit()
 
     def enter(self, kind: str, body: Mapping[str, Any]) -> None:
         seq, previous = len(self.entries) + 1, self.entries[-1][4] if self.entries else ""
@@ -167,8 +218,7 @@ class Forge:
         """Delete records as documented: rows and nodes erased, a request entered."""
         slots = sorted({derive.slot(KEY, name, self.shards, self.slices) for name in names})
         for name in names:
-            self.store.execute("DELETE FROM records WHERE id=?", (name,))
-        self.store.commit()
+            self.erase(name)
         self.rows = [r for r in self.rows if r[1] not in names]
         for (shard, prefix), key in list(self.trained.items()):
             if any((shard, s) in slots for s in prefix):

@@ -54,8 +54,7 @@ def test_a_brief_survives_writing(forge: Callable[..., Any], tmp_path: Path) -> 
 def test_deleted_rows_are_physically_absent_from_a_brief(forge: Callable[..., Any], tmp_path: Path) -> None:
     run = forge()
     run.delete("row-000")
-    run.store.execute("INSERT INTO records VALUES(?,?,?,?,?,?,?,?)", run.row(run.records[0], "train"))
-    run.store.commit()
+    run.restore(run.records[0])
     write_brief(make_brief(*run.read(), 1, "served"), tmp_path / "brief")
     raw = b"".join(path.read_bytes() for path in (tmp_path / "brief").iterdir())
     assert b"row-000" not in raw

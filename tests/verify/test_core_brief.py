@@ -68,14 +68,12 @@ def test_probes_are_test_rows_else_validation_rows_else_retained_ones(forge: Cal
     run = forge(test=[Record(f"t-{i:03d}", {"text": f"probe {i}"}, 0) for i in range(70)])
     evidence, state = run.read()
     assert [record.id for record in probes(evidence, [])] == [f"t-{i:03d}" for i in range(64)]
-    run.store.execute("UPDATE records SET split='validation' WHERE id < 't-005' AND split='test'")
-    run.store.commit()
+    names = [f"t-{i:03d}" for i in range(70)]
+    run.update("split='validation'", *names[:5])
     assert probes(run.read()[0], [])[0].id == "t-005"
-    run.store.execute("DELETE FROM records WHERE split='test'")
-    run.store.commit()
+    run.unlink(*names[5:])
     assert [record.id for record in probes(run.read()[0], [])] == [f"t-{i:03d}" for i in range(5)]
-    run.store.execute("DELETE FROM records WHERE split='validation'")
-    run.store.commit()
+    run.unlink(*names[:5])
     evidence, state = run.read()
     brief = make_brief(evidence, state, 1, "served")
     assert [record.id for record in brief.probes] == [record.id for record in run.records]

@@ -49,6 +49,10 @@ def cut(name: str, keep: int) -> Callable[[Any], None]:
     return lambda run: (run.folder / name).write_bytes((run.folder / name).read_bytes()[:keep])
 
 
+def content(raw: bytes) -> Callable[[Any], None]:
+    return lambda run: run.overwrite("row-001", lambda span: span[:16] + raw)
+
+
 UNDERIVABLE = "slots and tags cannot be derived"
 LEAVES = "commitments holds {} bytes, not 32 for each of the 16 rows committed to"
 EXACT: dict[str, tuple[Callable[[Any], None], str]] = {
@@ -108,32 +112,71 @@ EXACT: dict[str, tuple[Callable[[Any], None], str]] = {
         "run.json is not the one that the ledger was created for: its SHA-256 differs",
     ),
     "content torn": (
-        sql("records.sqlite", "UPDATE records SET content=x'7b' WHERE id='row-001'"),
-        "records.sqlite: the content of record 'row-001' cannot be read (JSONDecodeError)",
+        content(b"{"),
+        "records.bin: the row at byte {start} cannot be read (JSONDecodeError)",
+    ),
+    "content not UTF-8": (
+        content(b'{"id":"\xff"}'),
+        "records.bin: the row at byte {start} cannot be read (UnicodeDecodeError)",
     ),
     "content without id": (
-        sql("records.sqlite", "UPDATE records SET content='{\"inputs\":{},\"label\":0}' WHERE id='row-001'"),
-        "records.sqlite: the content of record 'row-001' cannot be read (KeyError)",
+        content(b'{"inputs":{},"label":0}'),
+        "records.bin: the row at byte {start} cannot be read (KeyError)",
     ),
     "content a list": (
-        sql("records.sqlite", "UPDATE records SET content='[]' WHERE id='row-001'"),
-        "records.sqlite: the content of record 'row-001' cannot be read (TypeError)",
+        content(b"[]"),
+        "records.bin: the row at byte {start} cannot be read (TypeError)",
     ),
     "inputs a list": (
-        sql("records.sqlite", 'UPDATE records SET content=\'{"id":"a","inputs":[],"label":0}\' WHERE id=\'row-001\''),
-        "records.sqlite: the content of record 'row-001' cannot be read (AttributeError)",
+        content(b'{"id":"a","inputs":[],"label":0}'),
+        "records.bin: the row at byte {start} cannot be read (AttributeError)",
     ),
     "label negative": (
-        sql("records.sqlite", 'UPDATE records SET content=\'{"id":"a","inputs":{},"label":-1}\' WHERE id=\'row-001\''),
-        "records.sqlite: the content of record 'row-001' cannot be read (DataError)",
-    ),
-    "content of another": (
-        sql("records.sqlite", "UPDATE records SET id='row-0x1' WHERE id='row-001'"),
-        "records.sqlite: the content of record 'row-0x1' is not its canonical form",
+        content(b'{"id":"a","inputs":{},"label":-1}'),
+        "records.bin: the row at byte {start} cannot be read (DataError)",
     ),
     "content with spaces": (
-        sql("records.sqlite", "UPDATE records SET content=content || ' ' WHERE id='row-001'"),
-        "records.sqlite: the content of record 'row-001' is not its canonical form",
+        lambda run: run.overwrite("row-001", lambda span: span + b" "),
+        "records.bin: the content of record 'row-001' is not its canonical form",
+    ),
+    "half of a row erased": (
+        lambda run: run.overwrite("row-001", lambda span: span[:40] + bytes(len(span) - 40)),
+        "records.bin: the row at byte {start} cannot be read (JSONDecodeError)",
+    ),
+    "no contents": (erase("records.bin"), "records.bin is missing"),
+    "contents empty": (cut("records.bin", 0), "records.bin does not begin as it must"),
+    "contents cut in the header": (cut("records.bin", 15), "records.bin does not begin as it must"),
+    "contents of another kind": (
+        write("records.bin", b"s3t rowz" + bytes(99)),
+        "records.bin does not begin as it must",
+    ),
+    "contents cut": (
+        lambda run: cut("records.bin", run.bin.stat().st_size - 1)(run),
+        "records.sqlite: a row of {last[1]} bytes cannot lie at byte {last[0]} of records.bin",
+    ),
+    "a row in the header": (
+        lambda run: run.update("start=15", "row-000"),
+        "records.sqlite: a row of {first[1]} bytes cannot lie at byte 15 of records.bin",
+    ),
+    "rows overlap": (
+        lambda run: run.update("start=start-1", "row-001"),
+        "records.sqlite: a row of {row[1]} bytes cannot lie at byte {before} of records.bin",
+    ),
+    "a row without content": (
+        lambda run: run.update("length=16", "row-001"),
+        "records.sqlite: a row of 16 bytes cannot lie at byte {start} of records.bin",
+    ),
+    "a place that is no number": (
+        lambda run: run.update("start='zz'", "row-001"),
+        "records.sqlite: a row of {row[1]} bytes cannot lie at byte 'zz' of records.bin",
+    ),
+    "a length that is no number": (
+        lambda run: run.update("length=NULL", "row-001"),
+        "records.sqlite: a row of None bytes cannot lie at byte {start} of records.bin",
+    ),
+    "erased for what the ledger lacks": (
+        lambda run: run.bin.write_bytes(b"s3t rows" + (10).to_bytes(8, "big") + run.bin.read_bytes()[16:]),
+        "records.bin was erased for requests up to entry 10, the ledger ends at entry 9: it is an older one",
     ),
 }
 
@@ -176,9 +219,10 @@ def test_damage_is_a_problem(forge: Callable[..., Any], name: str) -> None:
 def test_each_damage_says_exactly_this(forge: Callable[..., Any], name: str) -> None:
     spoil, message = EXACT[name]
     run = forge()
+    places = {"first": run.span("row-000"), "row": run.span("row-001"), "last": run.span("probe-002")}
     spoil(run)
     found = read_evidence(run.folder)
-    assert found.problems == (message,)
+    assert found.problems == (message.format(start=(start := places["row"][0]), before=start - 1, **places),)
     assert found.key == (b"" if message.startswith("secret.key") else bytes(range(32)))
 
 
@@ -219,13 +263,16 @@ def test_a_ledger_is_read_up_to_the_break(forge: Callable[..., Any]) -> None:
 
 def test_a_break_in_one_file_hides_nothing_of_the_others(forge: Callable[..., Any]) -> None:
     run = forge()
-    for spoil in (erase("secret.key"), erase("commitments"), erase("records.sqlite"), erase("ledger.sqlite")):
+    for spoil in (
+        *(erase(name) for name in ("secret.key", "commitments", "records.sqlite", "records.bin", "ledger.sqlite")),
+    ):
         spoil(run)
     found = read_evidence(run.folder)
     assert [problem.split()[0] for problem in found.problems] == [
         "secret.key",
         "ledger.sqlite",
         "records.sqlite",
+        "records.bin",
         "commitments",
     ]
     assert (found.key, found.entries, found.rows, found.leaves) == (b"", (), (), ())
@@ -258,44 +305,55 @@ def test_rows_are_told_in_order_of_ids_however_they_are_stored() -> None:
     from verify.evidence import Row
 
     def row(name: str, split: str) -> Row:
-        return Row("", None, None, split, None, None, b"", Record(name, {"text": "x"}, 0))
+        return Row("", None, None, split, b"", None, b"", Record(name, {"text": "x"}, 0))
 
     rows = (row("b", "train"), row("a", "train"), row("d", "test"), row("c", "test"))
     evidence = Evidence(None, {}, "", b"", (), rows, ())  # type: ignore[arg-type]
     assert [r.record.id for r in evidence.train] == ["a", "b"]
     assert [r.id for r in evidence.split("test")] == ["c", "d"]
-    assert evidence.leaves == ()
+    assert (evidence.leaves, evidence.spans, evidence.loose) == ((), (), ())
     assert Entry(1, "stray", {}).digest == ""
-
-
-def test_salts_and_contents_may_be_stored_as_text(forge: Callable[..., Any]) -> None:
-    run = forge()
-    before = read_evidence(run.folder).rows
-    sql("records.sqlite", "UPDATE records SET salt=lower(hex(salt)), content=CAST(content AS TEXT)")(run)
-    found = read_evidence(run.folder)
-    assert (found.rows, found.problems) == (before, ())
 
 
 def test_one_unreadable_row_hides_no_other(forge: Callable[..., Any]) -> None:
     run = forge()
-    sql(
-        "records.sqlite",
-        "UPDATE records SET content=x'7b' WHERE id='row-001'",
-        "UPDATE records SET id='a' WHERE id='row-002'",
-    )(run)
+    content(b"{")(run)
+    run.overwrite("row-002", lambda span: span + b" ")
     found = read_evidence(run.folder)
     assert len(found.problems) == 2
     assert len(found.rows) == 17
+    assert len(found.spans) == 19
+
+
+def test_what_cannot_be_read_of_a_deleted_row_is_no_problem_but_a_rest_of_it(forge: Callable[..., Any]) -> None:
+    run = forge()
+    run.delete("row-003")
+    start, length = run.span("row-003")
+    run.overwrite("row-003", lambda span: b"\x01" + span[1:])
+    found = read_evidence(run.folder)
+    assert (found.problems, len(found.rows), found.loose) == ((), 18, ())
+    assert [(s.start, s.stop) for s in found.spans if not s.zero and s.tag in run.entries[-1][2]] == [
+        (start, start + length)
+    ]
+
+
+def test_what_was_erased_is_known_without_a_ledger(forge: Callable[..., Any]) -> None:
+    run = forge()
+    run.delete("row-003")
+    run.bin.write_bytes(b"s3t rows" + (10).to_bytes(8, "big") + run.bin.read_bytes()[16:])
+    assert read_evidence(run.folder).problems == ()
+    erase("ledger.sqlite")(run)
+    assert read_evidence(run.folder).problems == ("ledger.sqlite is missing",)
 
 
 NO_RUN: dict[str, tuple[Any, str]] = {
     "cut": (b"{", r"^'{path}' is not JSON \(.+\); restore it from a backup$"),
     "not UTF-8": (b"\xff\xfe\xff", r"^'{path}' is not JSON \(.+\); restore it from a backup$"),
-    "a list": (b"[]", "^'{path}' has format 'list'; this verifier reads format 2. Train anew$"),
-    "no format": (b"{}", "^'{path}' has format None; this verifier reads format 2. Train anew$"),
-    "format 1": (b'{"format":1}', "^'{path}' has format 1; this verifier reads format 2. Train anew$"),
+    "a list": (b"[]", "^'{path}' has format 'list'; this verifier reads format 3. Train anew$"),
+    "no format": (b"{}", "^'{path}' has format None; this verifier reads format 3. Train anew$"),
+    "format 1": (b'{"format":1}', "^'{path}' has format 1; this verifier reads format 3. Train anew$"),
     "bare": (
-        b'{"format":2}',
+        b'{"format":3}',
         "^'{path}' lacks the key 's3t'; a run has format, s3t, kernel, plan, recipe, model, data, seed$",
     ),
 }

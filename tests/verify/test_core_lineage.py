@@ -275,8 +275,7 @@ def test_orders_that_a_declared_rule_chooses(forge: Callable[..., Any]) -> None:
 def test_a_key_that_its_rows_do_not_give(forge: Callable[..., Any]) -> None:
     run = forge(shards=1, slices=1, budget=1)
     key = run.trained[0, (0,)]
-    run.store.execute("UPDATE records SET commitment='ab' WHERE id='row-001'")
-    run.store.commit()
+    run.update("commitment='ab'", "row-001")
     evidence, state = run.read()
     committed = [str(row.commitment) for row in state.rows(0, (0,))]
     (survivor,) = state.survivors.values()

@@ -168,7 +168,7 @@ def test_a_victim_that_is_still_stored_excuses_nothing(forge: Callable[..., Any]
     run = forge()
     evidence, _ = run.read()
     found = check_residue(evidence, run.records[:1])
-    assert any(f.details.get("path") == "records.sqlite" for f in found)
+    assert any(f.details.get("path") == "records.bin" for f in found)
 
 
 def test_nothing_to_search_finds_nothing(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def told(run: Any, source: Any = None) -> list[tuple[str, str]]:
 
 
 def update(assignment: str, name: str = "row-001") -> Callable[[Any], Any]:
-    return lambda run: run.store.execute(f"UPDATE records SET {assignment} WHERE id=?", (name,))
+    return lambda run: run.update(assignment, name)
 
 
 def slot(name: str) -> tuple[int, int]:
@@ -46,19 +46,38 @@ EXACT: dict[str, tuple[Callable[[Any], Any], list[tuple[str, str]]]] = {
         [(V, "record 'row-001' is of unknown split 'extra'"), (V, COUNT.format(15, 0, 1))],
     ),
     "salt": (
-        update("salt=x'00'"),
+        lambda run: run.overwrite("row-001", lambda span: bytes(16) + span[16:]),
         [(V, "record 'row-001' does not match its commitment: its content was changed")],
     ),
-    "no salt": (update("salt=NULL"), [(U, "record 'row-001' has no salt or commitment")]),
-    "no salt of a test row": (update("salt=NULL", "probe-000"), [(H, "")]),
+    "content of a test row": (
+        lambda run: run.overwrite("probe-000", lambda span: span.replace(b"sentence", b"SENTENCE")),
+        [(V, "record 'probe-000' does not match its commitment: its content was changed")],
+    ),
     "no commitment of a test row": (update('"commitment"=NULL', "probe-000"), [(H, "")]),
     "a validation row": (update("split='validation'", "probe-000"), [(H, "")]),
     "shard of a test row": (update("shard=0", "probe-000"), [(V, "record 'probe-000' of split test has a slot")]),
     "slice of a test row": (update("slice=0", "probe-000"), [(V, "record 'probe-000' of split test has a slot")]),
     "lost": (
-        lambda run: run.store.execute("DELETE FROM records WHERE id IN ('row-001', 'row-002')"),
+        lambda run: (run.erase("row-001"), run.erase("row-002")),
         [(V, COUNT.format(14, 0, 2))],
     ),
+    "erased and not in the index": (
+        lambda run: (run.erase("row-001"), run.unlink("row-001")),
+        [(V, COUNT.format(15, 0, 1))],
+    ),
+    "unlinked": (
+        lambda run: run.unlink("row-001", "row-002"),
+        [(V, COUNT.format(14, 0, 2)), (V, "{} bytes of records.bin are no row's, first at {} to {}")],
+    ),
+    "unlinked at the end": (
+        lambda run: run.unlink("probe-002"),
+        [(V, "{} bytes of records.bin are no row's, first at {} to {}")],
+    ),
+    "behind the rows": (
+        lambda run: run.bin.write_bytes(run.bin.read_bytes() + bytes(9) + b"x"),
+        [(V, "{} bytes of records.bin are no row's, first at {} to {}")],
+    ),
+    "zeros behind the rows": (lambda run: run.bin.write_bytes(run.bin.read_bytes() + bytes(9)), [(H, "")]),
 }
 CLEAN = "16 train rows match commitments, slots and counts; no deleted row is present"
 
@@ -67,9 +86,22 @@ CLEAN = "16 train rows match commitments, slots and counts; no deleted row is pr
 def test_each_fault_says_exactly_this(forge: Callable[..., Any], name: str) -> None:
     spoil, expected = EXACT[name]
     run = forge()
+    free = {name: run.span(name) for name in ("row-001", "row-002", "probe-002")}
     spoil(run)
     run.store.commit()
-    assert told(run) == [(verdict, message or CLEAN) for verdict, message in expected]
+    (one, size), (two, more), (last, length) = free.values()
+    end = last + length
+    places = {
+        "unlinked": (size + more, one, two + more),
+        "unlinked at the end": (length, last, end),
+        "behind the rows": (10, end, end + 10),
+    }
+    place = places.get(name, ())
+    said = [
+        (verdict, (message if "{}" not in message else message.format(*place)) or CLEAN)
+        for verdict, message in expected
+    ]
+    assert told(run) == said
 
 
 def test_without_a_commitment_nothing_is_decided_and_the_row_is_unknown(forge: Callable[..., Any]) -> None:
@@ -77,7 +109,7 @@ def test_without_a_commitment_nothing_is_decided_and_the_row_is_unknown(forge: C
     update('"commitment"=NULL')(run)
     run.store.commit()
     assert told(run) == [
-        (U, "record 'row-001' has no salt or commitment"),
+        (U, "record 'row-001' has no commitment"),
         (V, "1 retained rows are not among the commitments taken before training"),
         (V, COUNT.format(16, 0, 1)),
     ]
@@ -93,26 +125,40 @@ def test_a_deleted_row_that_is_present(forge: Callable[..., Any]) -> None:
     run = forge()
     run.delete("row-000", "row-001")
     for record in run.records[:2]:
-        run.store.execute("INSERT INTO records VALUES(?,?,?,?,?,?,?,?)", run.row(record, "train"))
-    run.store.commit()
+        run.restore(record)
     assert told(run) == [
-        (V, "the deleted record 'row-000' is still in records.sqlite"),
-        (V, "the deleted record 'row-001' is still in records.sqlite"),
-        (V, "bytes of 2 deleted rows remain in records.sqlite"),
+        (V, "the deleted record 'row-000' is still in records.bin"),
+        (V, "the deleted record 'row-001' is still in records.bin"),
+        (V, "bytes of 2 deleted rows remain in records.bin"),
     ]
 
 
-def test_bytes_of_a_deleted_row_anywhere_in_the_files_of_the_database(forge: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("byte", [0, 15, 16, 40, -1])
+def test_a_single_byte_of_a_deleted_row_is_enough(forge: Callable[..., Any], byte: int) -> None:
     run = forge()
     run.delete("row-000")
-    read = run.read()
-    (tag,) = read[1].tombstones
-    for raw, left in ((b"zz" + tag.encode(), 1), (b"0" + tag.encode() + b"0", 1), (tag[1:].encode(), 0)):
-        path = run.folder / "records.sqlite-journal"
-        path.write_bytes(raw)
-        found = [f.message for f in check_rows(*read)]
-        path.unlink()
-        assert ("bytes of 1 deleted rows remain in records.sqlite-journal" in found) is bool(left)
+
+    def change(span: bytes) -> bytes:
+        left = bytearray(span)
+        left[byte] = 1
+        return bytes(left)
+
+    run.overwrite("row-000", change)
+    evidence, _ = run.read()
+    assert evidence.problems == ()
+    assert told(run) == [(V, "bytes of 1 deleted rows remain in records.bin")]
+
+
+def test_a_deleted_row_that_was_unlinked_but_not_overwritten(forge: Callable[..., Any]) -> None:
+    run = forge()
+    start, length = run.span("row-000")
+    raw = run.bin.read_bytes()
+    run.delete("row-000")
+    run.unlink("row-000")
+    assert told(run) == [(H, CLEAN.replace("16", "15"))]
+    run.bin.write_bytes(raw)
+    message = f"{length} bytes of records.bin are no row's, first at {start} to {start + length}"
+    assert told(run) == [(V, message)]
 
 
 def test_leaves_key_and_root(forge: Callable[..., Any]) -> None:
@@ -128,9 +174,8 @@ def test_leaves_key_and_root(forge: Callable[..., Any]) -> None:
 
 def test_rows_not_committed_to_are_counted(forge: Callable[..., Any]) -> None:
     run = forge()
-    run.store.execute("UPDATE records SET \"commitment\"='ab', salt=NULL WHERE id='row-001'")
-    run.store.execute("UPDATE records SET \"commitment\"='cd', salt=NULL WHERE id='row-002'")
-    run.store.commit()
+    run.update("\"commitment\"='ab'", "row-001")
+    run.update("\"commitment\"='cd'", "row-002")
     assert told(run)[2:] == [
         (V, "2 retained rows are not among the commitments taken before training"),
         (V, COUNT.format(16, 0, 2)),
@@ -140,9 +185,7 @@ def test_rows_not_committed_to_are_counted(forge: Callable[..., Any]) -> None:
 def test_the_same_leaf_for_several_rows(forge: Callable[..., Any]) -> None:
     run = forge()
     first = run.rows[0][6]
-    for name in ("row-001", "row-002"):
-        run.store.execute('UPDATE records SET "commitment"=?, salt=NULL WHERE id=?', (first, name))
-    run.store.commit()
+    run.update(f"\"commitment\"='{first}'", "row-001", "row-002")
     assert (V, "2 retained rows are not among the commitments taken before training") in told(run)
 
 
@@ -161,8 +204,8 @@ def test_against_the_source(forge: Callable[..., Any]) -> None:
 def test_every_deleted_records_slot_must_have_been_dropped(forge: Callable[..., Any]) -> None:
     run = forge()
     both = [next(row for row in run.rows if row[4] == "train" and row[2:4] == place) for place in ((1, 1), (0, 1))]
-    run.store.execute("DELETE FROM records WHERE id IN (?, ?)", (both[0][1], both[1][1]))
-    run.store.commit()
+    for row in both:
+        run.erase(row[1])
     run.enter("request", {"request": "r", "tags": [row[0] for row in both], "slots": []})
     assert told(run, run.records) == [(V, "a deleted record's slot (0, 1) was not dropped by any request")]
     run.enter("request", {"request": "r", "tags": [], "slots": [[0, 1]]})

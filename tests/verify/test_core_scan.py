@@ -82,21 +82,28 @@ def test_what_lies_in_an_unknown_folder_is_named_as_well(forge: Callable[..., An
 
 def test_a_clean_run_is_counted_and_side_files_of_sqlite_are_known(forge: Callable[..., Any]) -> None:
     run = forge(shards=1, slices=1, budget=1)
-    assert told(run) == [(H, "9 files: all declared, of surviving nodes, and as recorded; nothing else is there", None)]
+    assert told(run) == [
+        (H, "10 files: all declared, of surviving nodes, and as recorded; nothing else is there", None)
+    ]
     (found,) = check_scan(*run.read())
-    assert found.details == {"files": 9}
-    for base in ("ledger.sqlite", "records.sqlite"):
-        for end in ("-wal", "-shm"):
-            read = run.read()
-            (run.folder / (base + end)).write_bytes(b"")
-            (found,) = check_scan(*read)
-            assert (found.verdict, found.details) == (Verdict.HOLDS, {"files": 10})
-            (run.folder / (base + end)).unlink()
+    assert found.details == {"files": 10}
+    for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
+        read = run.read()
+        (run.folder / name).write_bytes(b"")
+        (found,) = check_scan(*read)
+        assert (found.verdict, found.details) == (Verdict.HOLDS, {"files": 11})
+        (run.folder / name).unlink()
+    for end in ("-wal", "-shm", "-journal"):
+        read = run.read()
+        (run.folder / f"records.sqlite{end}").write_bytes(b"")
+        (found,) = check_scan(*read)
+        assert (found.verdict, found.details) == (Verdict.VIOLATED, {"path": f"records.sqlite{end}"})
+        (run.folder / f"records.sqlite{end}").unlink()
 
 
 def test_every_fixed_file_is_expected(forge: Callable[..., Any]) -> None:
     run = forge(shards=1, slices=1, budget=1)
-    for name in ("run.json", "secret.key", "commitments"):
+    for name in ("run.json", "secret.key", "commitments", "records.bin"):
         read = run.read()
         kept = (run.folder / name).read_bytes()
         (run.folder / name).unlink()
@@ -184,6 +191,17 @@ def test_tables(forge: Callable[..., Any]) -> None:
     ]
 
 
+def test_the_index_of_records_has_the_declared_columns_alone(forge: Callable[..., Any]) -> None:
+    run = forge()
+    run.store.execute("ALTER TABLE records ADD COLUMN text TEXT")
+    run.store.execute("ALTER TABLE records ADD COLUMN id TEXT")
+    run.ledger.execute("ALTER TABLE entries ADD COLUMN note TEXT")
+    assert told(run) == [
+        (V, "records.sqlite holds an unknown column 'id'", "records.sqlite"),
+        (V, "records.sqlite holds an unknown column 'text'", "records.sqlite"),
+    ]
+
+
 def test_the_index_of_tombstones(forge: Callable[..., Any]) -> None:
     run = forge()
     run.ledger.execute("CREATE TABLE tombstones(tag TEXT, seq INTEGER)")
@@ -220,7 +238,7 @@ def test_a_run_without_nodes_keeps_its_empty_folder(forge: Callable[..., Any]) -
     run = forge(shards=1, slices=1, budget=1)
     run.delete("row-000")
     assert list((run.folder / "nodes").iterdir()) == []
-    assert told(run) == [(H, "5 files: all declared, of surviving nodes, and as recorded; nothing else is there", None)]
+    assert told(run) == [(H, "6 files: all declared, of surviving nodes, and as recorded; nothing else is there", None)]
 
 
 def test_the_kind_of_a_node_is_that_of_its_own_stage(forge: Callable[..., Any]) -> None:

@@ -177,8 +177,7 @@ def test_an_unknown_method_is_undecided(forge: Callable[..., Any]) -> None:
 
 def test_keys_bind_rows_of_every_surviving_node(forge: Callable[..., Any]) -> None:
     run = forge()
-    run.store.execute("UPDATE records SET commitment='ab' WHERE id='row-001'")
-    run.store.commit()
+    run.update("commitment='ab'", "row-001")
     assert violations(lineage(run)).count("(rows, recipe, parent)") >= 3
 
 

@@ -167,7 +167,6 @@ def test_extension_makes_the_orders_cyclic() -> None:
 def test_rows_that_are_tombstoned_do_not_count_even_if_still_stored(forge: Callable[..., Any]) -> None:
     run = forge()
     run.delete("row-003")
-    run.store.execute("INSERT INTO records VALUES(?,?,?,?,?,?,?,?)", run.row(run.records[3], "train"))
-    run.store.commit()
+    run.restore(run.records[3])
     _, state = run.read()
     assert "row-003" not in {row.record.id for rows in state.by_slot.values() for row in rows}

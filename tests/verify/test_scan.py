@@ -109,29 +109,18 @@ def test_tombstone_table_must_say_what_the_requests_say(forge: Callable[..., Any
     assert "table of tombstones holds 0, its requests name 1" in scanned(run)[0].message
 
 
-def restore(run: Any) -> None:
-    row = run.row(run.records[0], "train")
-    run.store.execute("INSERT INTO records VALUES(?,?,?,?,?,?,?,?)", row)
-
-
 def update(assignment: str) -> Callable[[Any], object]:
-    return lambda run: run.store.execute(f"UPDATE records SET {assignment} WHERE id='row-001'")
+    return lambda run: run.update(assignment, "row-001")
 
 
 ROWS: dict[str, tuple[Callable[[Any], object], str]] = {
-    "deleted but present": (restore, "'row-000' is still in records.sqlite"),
+    "deleted but present": (lambda run: run.restore(run.records[0]), "'row-000' is still in records.bin"),
     "moved": (update("slice=1-slice"), "its id gives"),
     "tag": (update("tag='ab'"), "another record's tag"),
     "split": (update("split='extra'"), "unknown split 'extra'"),
-    "salt": (update("salt=x'00'"), "does not match its commitment"),
-    "lost": (
-        lambda run: run.store.execute("DELETE FROM records WHERE id='row-001'"),
-        "14 are retained and 1 tombstoned",
-    ),
-    "test row in a slot": (
-        lambda run: run.store.execute("UPDATE records SET shard=0 WHERE id='probe-001'"),
-        "of split test has a slot",
-    ),
+    "salt": (lambda run: run.overwrite("row-001", lambda span: bytes(16) + span[16:]), "does not match its commitment"),
+    "lost": (lambda run: run.erase("row-001"), "14 are retained and 1 tombstoned"),
+    "test row in a slot": (lambda run: run.update("shard=0", "probe-001"), "of split test has a slot"),
 }
 
 
@@ -147,11 +136,10 @@ def test_rows(forge: Callable[..., Any], name: str) -> None:
     assert any(message in f.message for f in found), found
 
 
-def test_no_salt_is_undecided(forge: Callable[..., Any]) -> None:
+def test_no_commitment_is_undecided(forge: Callable[..., Any]) -> None:
     run = forge()
-    run.store.execute("UPDATE records SET salt=NULL WHERE id='row-001'")
-    run.store.commit()
-    assert [f.verdict for f in rows(run)] == [Verdict.UNDECIDED]
+    run.update('"commitment"=NULL', "row-001")
+    assert Verdict.UNDECIDED in {f.verdict for f in rows(run)}
 
 
 @pytest.mark.parametrize("deleted", [(), ("row-002",), ("row-002", "row-003")])
@@ -162,8 +150,8 @@ def test_commitments_are_checked_also_after_deletions(forge: Callable[..., Any],
     assert {f.verdict for f in rows(run)} == {Verdict.HOLDS}
     swapped = Record("row-001", {"text": "something else entirely"}, 0)
     row = run.row(swapped, "train")
-    run.store.execute("UPDATE records SET commitment=?, content=? WHERE id='row-001'", (row[6], row[7]))
-    run.store.commit()
+    run.update(f"\"commitment\"='{row[6]}'", "row-001")
+    run.overwrite("row-001", lambda _: row[5] + row[7])
     said = [f.message for f in rows(run)]
     assert any(m.startswith("1 retained rows are not among the commitments") for m in said)
     assert any(f"{len(deleted) + 1} leaves belong to no retained row" in m for m in said)
@@ -185,8 +173,7 @@ def test_leaves_and_slot_key_are_those_committed_to(forge: Callable[..., Any]) -
 def test_one_leaf_stands_for_one_row(forge: Callable[..., Any]) -> None:
     run = forge()
     first, second = run.rows[0], run.rows[1]
-    run.store.execute('UPDATE records SET "commitment"=? WHERE id=?', (first[6], second[1]))
-    run.store.commit()
+    run.update(f"\"commitment\"='{first[6]}'", second[1])
     assert any(f.message.startswith("1 retained rows are not among the commitments") for f in rows(run))
 
 
@@ -200,17 +187,29 @@ def test_rows_that_nobody_handed_in(forge: Callable[..., Any]) -> None:
 
 def test_a_request_must_drop_the_slot_of_its_record(forge: Callable[..., Any]) -> None:
     run = forge()
-    run.store.execute("DELETE FROM records WHERE id='row-000'")
-    run.store.commit()
+    run.erase("row-000")
     run.enter("request", {"request": "r", "tags": [run.rows[0][0]], "slots": []})
     assert any("was not dropped by any request" in f.message for f in rows(run, source=True))
 
 
-def test_freed_pages_that_keep_a_deleted_row_are_found(forge: Callable[..., Any]) -> None:
+def test_a_deleted_row_that_was_not_overwritten_is_found(forge: Callable[..., Any]) -> None:
     run = forge()
-    run.store.execute("PRAGMA secure_delete=OFF")
+    raw = run.bin.read_bytes()
     run.delete("row-000")
-    assert any("bytes of 1 deleted rows remain in records.sqlite" in f.message for f in rows(run))
+    run.bin.write_bytes(raw)
+    assert any("bytes of 1 deleted rows remain in records.bin" in f.message for f in rows(run))
+    run.unlink("row-000")
+    assert any("bytes of records.bin are no row's" in f.message for f in rows(run))
+    found = check_residue(run.read()[0], run.records[:1])
+    assert {f.details["path"] for f in found if f.verdict is Verdict.VIOLATED} == {"records.bin"}
+
+
+def test_a_copy_of_a_deleted_row_in_the_index_is_found(forge: Callable[..., Any]) -> None:
+    run = forge()
+    run.store.execute("ALTER TABLE records ADD COLUMN id TEXT")
+    run.update("id='row-000'", "row-000")
+    run.delete("row-000")
+    assert any("records.sqlite holds an unknown column 'id'" in f.message for f in scanned(run))
     found = check_residue(run.read()[0], run.records[:1])
     assert {f.details["path"] for f in found if f.verdict is Verdict.VIOLATED} == {"records.sqlite"}
 

@@ -38,8 +38,7 @@ class GroupedByLength(Builder):
     def batches(self, plan: Plan, node: Node, ids: list[str], lengths: list[int]) -> list[list[int]]:
         """Form groups of a window's size from the lengths column of all rows, then batches inside each group."""
         recipe, seed = self.run.config.recipe, derive_seed(self.run.config.seed, node, "batches")
-        contents = self.run.records._db.execute("SELECT content FROM records WHERE split = 'train'")
-        records = [Record.from_content(content) for (content,) in contents]
+        records = [Record.from_content(content) for content in self.run.records.contents("train")]
         encoded = self.backbone.encode([record.inputs for record in records], recipe.max_length)
         size = recipe.batch_size
         groups = form_batches(

@@ -69,7 +69,9 @@ class OldSizes(Serving):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.sizes = self._run.records.slot_sizes()
+        layout, store = self._run.config.plan.layout, self._run.records
+        places = [(shard, piece) for shard in range(layout.shards) for piece in range(layout.slices)]
+        self.sizes = {place: len(store._slot_rows(*place)) for place in places}
 
     def shard_weights(self) -> dict[int, float]:
         rows = {shard: sum(n for slot, n in self.sizes.items() if slot[0] == shard) for shard in self.models}
@@ -82,8 +84,7 @@ class OldAccuracies(Serving):
     def shard_weights(self) -> dict[int, float]:
         merits: dict[int, float] = self.__dict__.setdefault("merits", {})
         for shard in self.models.keys() - merits.keys():
-            rows = self._run.records._db.execute("SELECT content FROM records WHERE split = 'train' ORDER BY tag")
-            records = [Record.from_content(content) for (content,) in rows]
+            records = [Record.from_content(content) for content in self._run.records.contents("train")]
             logits = score(self.models[shard][1], self._backbone.encode([r.inputs for r in records], 64))
             merits[shard] = float(
                 torch.exp(-nn.functional.cross_entropy(logits, torch.tensor([r.label for r in records])))
@@ -156,12 +157,12 @@ class LoggedIds(Builder):
 
 
 class Backup(Planted):
-    """A copy of the database is made before every migration."""
+    """A copy of the records is made before every migration."""
 
     def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
         cost = super().fit(records, progress)
         (self.path / "backup").mkdir(exist_ok=True)
-        shutil.copy(self.path / "records.sqlite", self.path / "backup" / "records.sqlite")
+        shutil.copy(self.path / "records.bin", self.path / "backup" / "records.bin")
         return cost
 
 

@@ -105,6 +105,7 @@ def test_checking_needs_no_torch_no_records_and_no_secret(
     certified: Certified, python: Callable[..., Any], tmp_path: Path
 ) -> None:
     (certified.run / "records.sqlite").unlink()
+    (certified.run / "records.bin").unlink()
     (certified.run / "secret.key").unlink()
     public = next(certified.keys.glob("*.pub"))
     path = tmp_path / "c.json"
