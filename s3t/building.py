@@ -1,6 +1,6 @@
-"""The build: train whatever the plan misses, one node at a time, each from its own rows and its parent alone.
+"""The build: train whatever the plan misses, each node from its own rows and its parent alone.
 
-A finished node is on disk and in the ledger before the next one starts, so an interrupted build goes on where it stopped.
+A finished node is on disk and in the ledger before those that follow it start; an interrupted build goes on there.
 A deletion that arrives while a node trains wins: the node is thrown away and trained again without the record.
 """
 
@@ -8,81 +8,73 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from s3t.backbone import Backbone, environment
 from s3t.blocks import ModelState, lora_config
 from s3t.contract import Cost, Progress
 from s3t.digests import tensors_digest
-from s3t.engine.activations import FOLDER, Activations, Piece, erase
+from s3t.engine.activations import FOLDER, Activations, erase
+from s3t.engine.mode import Resources
 from s3t.engine.numerics import Numerics
-from s3t.errors import IsolationError, RunError
+from s3t.errors import RunError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
-from s3t.ledger import Superseded
 from s3t.partition import slot, tag
 from s3t.plan import Plan, Stage
 from s3t.records import canonical_json, sha256
 from s3t.rows import ObservedRows, StoredRow
 from s3t.runs import Run
-from s3t.selection import Chain
+from s3t.selection import Chain, TrainedNode
 from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
-from s3t.training import Keep, Row, Seeds, Trained
+from s3t.training import Row, Seeds, Trained
+from s3t.workers import Task, perform
 
-CACHE_BYTES = 2 * 10**9
-"""How much of the fast engine's activations a build keeps in memory, by default."""
+
+@dataclass(frozen=True)
+class Job:
+    """A node on its way: its parent, its rows, the reads observed, the ledger's head before them, when it began."""
+
+    node: Node
+    parent: TrainedNode | None
+    stored: list[StoredRow]
+    reads: set[str]
+    since: int
+    started: float
 
 
 class Builder:
     """Trains missing nodes of one run. Its small steps are methods, so that planted leaks can replace one at a time."""
 
-    def __init__(self, run: Run, backbone: Backbone, facts: Facts, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, run: Run, backbone: Backbone, facts: Facts, resources: Resources | None = None) -> None:
         self.run = run
         self.backbone = backbone
         self.facts = facts
         self.rows = ObservedRows(run.records)
         self.numerics = Numerics.of(run.config.kernel)
         self.environment = environment(backbone.device, self.numerics.mode)
+        self.threads = self.environment["threads"]
         self.finite = True
-        self.activations = Activations(cache_bytes, run.path / FOLDER)
+        self.resources = resources or Resources()
+        self.activations = Activations(round(self.resources.cache_gb * 1e9), run.path / FOLDER)
 
     def build(self, progress: Progress | None = None, *, down: bool = False, mend: bool = False) -> Cost:
         """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too.
 
         ``mend``: first check the files of every surviving node, and train again those that are lost or damaged.
         """
+        from s3t.scheduling import train_missing
+
         with self.run.building():
             sweep(self.run, self.facts)
             try:
-                return self._train_missing(damaged(self.run, self.facts) if mend else set(), progress, down)
+                lost = damaged(self.run, self.facts) if mend else set()
+                return train_missing(self, lost, progress, down=down)
             finally:
                 self.activations.close()
                 self._note_strays()
-
-    def _train_missing(self, lost: set[Node], progress: Progress | None, down: bool) -> Cost:
-        total, done = Cost(), 0
-        while missing := self.facts.missing(lost):
-            node = missing[0]
-            if progress:
-                progress(done, done + len(missing), node.name)
-            before = self.run.ledger.count("request")
-            try:
-                total += self.train(node, down=down)
-                done += 1
-                lost.discard(node)
-            except Superseded:
-                pass
-            except RunError:
-                if self.run.ledger.count("request") == before:
-                    raise  # no deletion by another process took the parent's files away
-            self.facts.update()
-            if node not in self.facts.alive and self.run.ledger.count("request") == before:
-                raise IsolationError(f"{node.name} was trained, yet the ledger does not have it; nothing can follow it")
-        if progress:
-            progress(done, done, "done")
-        return total
 
     def _note_strays(self) -> None:
         """Put reads outside any node on record, also when the build fails."""
@@ -91,13 +83,35 @@ class Builder:
             self.rows.stray.clear()
 
     def train(self, node: Node, *, down: bool) -> Cost:
-        """Train and record one node. Superseded if a deletion hit its slots meanwhile."""
-        started, since = time.perf_counter(), self.run.ledger.head()
-        config, plan = self.run.config, self.facts.plan
-        stage, parent = self.stage(plan, node), self.facts.alive[node.parent] if node.parent else None
+        """Train and record one node in this process. Superseded if a deletion hit its slots meanwhile."""
+        job, plan = self._begin(node), self.facts.plan
         with self.rows.observing() as reads:
-            stored = self.node_rows(plan, node)
-            trained = self.run_kernel(plan, node, stored)
+            job.stored.extend(self.node_rows(plan, node))
+            trained = self.run_kernel(plan, node, job.stored)
+        job.reads.update(reads)
+        return self.finish(job, trained, down=down)
+
+    def prepare(self, node: Node) -> tuple[Job, Task]:
+        """Read what a node is trained from; another process may then do its task."""
+        job, plan = self._begin(node), self.facts.plan
+        with self.rows.observing() as reads:
+            job.stored.extend(self.node_rows(plan, node))
+            task = self.task(plan, node, job.stored)
+        job.reads.update(reads)
+        return job, task
+
+    def _begin(self, node: Node) -> Job:
+        parent = self.facts.alive[node.parent] if node.parent else None
+        return Job(node, parent, [], set(), self.run.ledger.head(), time.perf_counter())
+
+    def finish(self, job: Job, trained: Trained, *, down: bool) -> Cost:
+        """Record a trained node. Superseded if a deletion hit its slots since it began.
+
+        Its seconds run from its beginning, so those of nodes trained at the same time overlap.
+        """
+        elapsed = time.perf_counter() - job.started
+        config, node, parent, stored = self.run.config, job.node, job.parent, job.stored
+        stage = self.stage(self.facts.plan, node)
         key = node_key(
             node,
             parent.key if parent else None,
@@ -109,14 +123,14 @@ class Builder:
             config.kernel,
             self.environment,
         )
-        files = self.files(stage, trained, sorted(reads))
+        files = self.files(stage, trained, sorted(job.reads))
         cost = Cost(
             nodes=1,
             record_passes=trained.record_passes,
             layer_passes=trained.layer_passes,
             optimizer_steps=trained.optimizer_steps,
             bytes=sum(map(len, files.values())),
-            seconds=(elapsed := time.perf_counter() - started),
+            seconds=elapsed,
             down_seconds=elapsed if down else 0.0,
         )
         body: dict[str, Any] = {
@@ -132,7 +146,7 @@ class Builder:
             "environment": self.environment,
             "cost": asdict(cost),
         }
-        self.run.nodes.write(key, files, lambda: self._record(body, since))
+        self.run.nodes.write(key, files, lambda: self._record(body, job.since))
         return cost
 
     def _record(self, body: dict[str, Any], since: int) -> None:
@@ -166,38 +180,36 @@ class Builder:
 
     def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
         """Encode the rows and hand everything to the numeric kernel."""
+        return perform(self.task(plan, node, stored), self.backbone, self.activations)
+
+    def task(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Task:
+        """Return all that the numeric kernel needs for a node, rows encoded."""
         config = self.run.config
         encoded = self.backbone.encode([row.record.inputs for row in stored], config.recipe.max_length)
         home = [slot(self.run.key, row.record.id, plan.layout)[1] for row in stored]
-        rows = [Row(e, row.record.label, piece) for e, row, piece in zip(encoded, stored, home, strict=True)]
-        order = self.batches(plan, node, [row.record.id for row in stored], [e.length for e in encoded])
-        return self.numerics.train(
-            self.backbone,
-            plan.stages[: len(node.prefix)],
-            self.parent_state(plan, node),
-            rows,
-            order,
-            config.recipe,
-            self.seeds(node),
-            len(config.classes),
+        depths = prefix_depths(plan.stages)
+        return Task(
+            kernel=config.kernel,
+            stages=plan.stages[: len(node.prefix)],
+            parent=self.parent_state(plan, node),
+            rows=[Row(e, row.record.label, piece) for e, row, piece in zip(encoded, stored, home, strict=True)],
+            batches=self.batches(plan, node, [row.record.id for row in stored], [e.length for e in encoded]),
+            recipe=config.recipe,
+            seeds=self.seeds(node),
+            classes=len(config.classes),
             finite=self.finite,
-            keep=self.keeping(plan, node, stored, home),
+            depths=depths,
+            keys={piece: self.activations_key(node.shard, piece, stored, home, depths) for piece in set(home)},
         )
 
-    def keeping(self, plan: Plan, node: Node, stored: list[StoredRow], home: Sequence[int]) -> Keep:
-        """Return where activations of the node's slices are kept: by a key of the slice's retained rows and the prefix."""
+    def activations_key(
+        self, shard: int, piece: int, stored: Sequence[StoredRow], home: Sequence[int], depths: Sequence[int]
+    ) -> str:
+        """Return the key of a slice's activations: it covers its retained rows and all that the frozen prefix depends on."""
         config = self.run.config
-        depths = sorted(
-            {min(layer for s in plan.stages[: i + 1] for layer in s.layers) for i in range(len(plan.stages))}
-        )
-
-        def keep(piece: int, depth: int, make: Callable[[Sequence[int]], dict[int, Piece]]) -> Piece:
-            rows = [row.commitment for row, where in zip(stored, home, strict=True) if where == piece]
-            named = [config.kernel, config.model["digest"], config.recipe.max_length, depths, rows]
-            key = sha256(canonical_json(["s3t activations v1", node.shard, piece, *named, self.environment]))
-            return self.activations.get(key, depth, lambda: make(depths))
-
-        return keep
+        rows = [row.commitment for row, where in zip(stored, home, strict=True) if where == piece]
+        about = [config.kernel, config.model["digest"], config.recipe.max_length, list(depths), self.environment]
+        return sha256(canonical_json(["s3t activations v1", shard, piece, about, rows]))
 
     def files(self, stage: Stage, trained: Trained, reads: list[str]) -> dict[str, bytes]:
         """Return the node's folder as bytes by file name: a standard PEFT adapter, the head, and the observed reads."""
@@ -211,6 +223,11 @@ class Builder:
             raw |= {"base_model_name_or_path": self.backbone.name, "inference_mode": True}
             out[CONFIG] = json.dumps(raw, indent=1, sort_keys=True, default=sorted).encode()
         return out
+
+
+def prefix_depths(stages: Sequence[Stage]) -> list[int]:
+    """Return at which layers activations are taken up: below them no chain of 1, 2, ... stages has an adapter."""
+    return sorted({min(layer for stage in stages[: i + 1] for layer in stage.layers) for i in range(len(stages))})
 
 
 def load_state(run: Run, plan: Plan, chain: Chain) -> ModelState:

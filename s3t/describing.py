@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3t.engine.mode import Mode
@@ -12,7 +13,7 @@ from s3t.errors import DataError, LayoutError, RunError
 from s3t.partition import slot
 from s3t.plan import Plan
 from s3t.records import Layout, Recipe, Record, check_unique
-from s3t.runs import Run, RunConfig
+from s3t.runs import Run, RunConfig, open_run
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
@@ -83,6 +84,17 @@ def check_slots(key: bytes, records: Sequence[Record], layout: Layout) -> None:
             f"{len(empty)} of {layout.shards * layout.slices} slots have no record, slot {min(empty)} first "
             f"({len(records)} records in all); use fewer shards or slices, or allow empty slices"
         )
+
+
+def open_same(path: Path, config: RunConfig, key: bytes | None) -> Run:
+    """Open the run at ``path``, which must have been made with ``config`` and ``key`` (:func:`check_same`)."""
+    run = open_run(path)
+    try:
+        check_same(run, config, key)
+    except RunError:
+        run.close()
+        raise
+    return run
 
 
 def check_same(run: Run, config: RunConfig, key: bytes | None) -> None:

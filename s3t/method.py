@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s3t.describing import base_model, describe
-from s3t.engine.mode import choose
+from s3t.engine.mode import Resources, choose
 from s3t.orders import Rule
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
@@ -22,7 +22,8 @@ class S3T(System):
 
     ``S3T("runs/demo", Layout(shards=4, slices=3, budget=3), model="minilm", classes=data.classes)`` describes it;
     ``fit`` trains it, ``S3T.open("runs/demo")`` opens it again. ``rule``: how the orders are chosen, cyclic if None
-    (:class:`s3t.orders.Rule`). ``engine``, ``precision``: see :mod:`s3t.engine.mode`. Raises LayoutError if there are more slices than layers, or if the rule does not fit them.
+    (:class:`s3t.orders.Rule`). ``engine``, ``precision``, ``resources``: see
+    :mod:`s3t.engine.mode`. Raises LayoutError if there are more slices than layers, or if the rule does not fit them.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class S3T(System):
         allow_empty: bool = False,
         engine: str = "reference",
         precision: str = "auto",
+        resources: Resources | None = None,
     ) -> None:
         backbone, recipe = base_model(model), recipe or Recipe()
         plan = s3t_plan(layout, recipe, backbone.layers)
         plan = plan if rule is None else plan.ordered_by(rule)
         config = describe(plan, recipe, backbone, {"classes": list(classes)}, seed, choose(engine, precision))
-        super().__init__(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)
+        rest: Any = {"backbone": backbone, "allow_empty": allow_empty, "resources": resources}
+        super().__init__(run, config, key=key, evaluation=evaluation, **rest)

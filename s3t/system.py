@@ -10,15 +10,15 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s3t import requests, runs
 from s3t.contract import Claim, Cost, NodeFacts, Progress, Provenance, Receipt, ServedChain, Slot
-from s3t.describing import base_model, check_model, check_records, check_same, check_slots, describe
-from s3t.engine.mode import choose
+from s3t.describing import base_model, check_model, check_records, check_slots, describe, open_same
+from s3t.engine.mode import Resources, choose
 from s3t.errors import RunError
 from s3t.facts import Facts
 from s3t.partition import KEY_BYTES
@@ -51,6 +51,7 @@ class System:
         evaluation: Evaluation = ((), ()),
         backbone: Backbone | None = None,
         allow_empty: bool = False,
+        resources: Resources | None = None,
     ) -> None:
         self.path = Path(path)
         self.config = config
@@ -58,6 +59,7 @@ class System:
         self._evaluation = evaluation
         self._backbone = backbone
         self._allow_empty = allow_empty
+        self._resources = resources or Resources()
         self._run: Run | None = None
         self._facts: Facts | None = None
         self._serving: Serving | None = None
@@ -80,22 +82,25 @@ class System:
         allow_empty: bool = False,
         engine: str = "reference",
         precision: str = "auto",
+        resources: Resources | None = None,
     ) -> System:
         """Describe a system with ``plan``; nothing is written before :meth:`fit`.
 
         ``key``: the secret slot key (32 bytes), random by default. ``evaluation``: never-deletable validation and test
-        records kept with the run. ``engine``, ``precision``: see :mod:`s3t.engine.mode`. Raises ModelError for an unknown model, LayoutError if the plan's layers do not fit it.
+        records kept with the run. ``engine``, ``precision``, ``resources``: see :mod:`s3t.engine.mode`. Raises ModelError
+        for a model that is unknown or that the engine cannot run, LayoutError if the plan's layers do not fit it.
         """
         backbone = base_model(model)
         about = {"name": data, "source": source, "digest": digest, "classes": list(classes)}
         config = describe(plan, recipe, backbone, about, seed, choose(engine, precision))
-        return System(run, config, key=key, evaluation=evaluation, backbone=backbone, allow_empty=allow_empty)
+        options: Any = {"key": key, "evaluation": evaluation, "allow_empty": allow_empty, "resources": resources}
+        return System(run, config, backbone=backbone, **options)
 
     @staticmethod
-    def open(run: Path | str, backbone: Backbone | None = None) -> System:
+    def open(run: Path | str, backbone: Backbone | None = None, resources: Resources | None = None) -> System:
         """Open a trained run and complete what a crash cut short. RunError if it cannot be used."""
         opened = runs.open_run(Path(run))
-        system = System(run, opened.config, backbone=backbone)
+        system = System(run, opened.config, backbone=backbone, resources=resources)
         system._attach(opened)
         return system
 
@@ -116,7 +121,7 @@ class System:
         check_records(records, self.config.classes, self._evaluation)
         if self._run is None:
             if self.path.exists():
-                self._continue()
+                self._attach(open_same(self.path, self.config, self._key))
             else:
                 self._start(records)
         requests.check_holds(self._opened()[0], records)
@@ -241,15 +246,6 @@ class System:
         runs.create(self.path, self.config, key, records, self._evaluation)
         self._attach(runs.open_run(self.path))
 
-    def _continue(self) -> None:
-        run = runs.open_run(self.path)
-        try:
-            check_same(run, self.config, self._key)
-        except RunError:
-            run.close()
-            raise
-        self._attach(run)
-
     def _drop(self, before: set[str]) -> tuple[str, ...]:
         run, facts = self._opened()
         facts.update()
@@ -280,7 +276,7 @@ class System:
     def _builder(self, run: Run, facts: Facts) -> Builder:
         from s3t.building import Builder
 
-        return Builder(run, self._loaded(), facts)
+        return Builder(run, self._loaded(), facts, self._resources)
 
     def _build(self, progress: Progress | None, *, down: bool = False, mend: bool = False) -> Cost:
         run, facts = self._opened()

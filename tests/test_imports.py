@@ -28,13 +28,15 @@ LEVELS = (
     ("s3t.engine.mode", "s3t.backbone", "s3t.blocks", "s3t.runs", "s3t.requests", "s3t.status"),
     ("s3t.training", "s3t.engine", "s3t.duplicates"),
     ("s3t.describing",),
-    ("s3t.building", "s3t.serving"),
+    ("s3t.workers",),
+    ("s3t.building", "s3t.holding", "s3t.serving"),
+    ("s3t.scheduling",),
     ("s3t.system",),
     ("s3t.method", "s3t.planner"),
     ("s3t.cli", "s3t.__main__"),
 )
 # Fine inside a function (loaded on first use), though of a later level.
-LAZY = {("s3t", "s3t.method")}
+LAZY = {("s3t", "s3t.method"), ("s3t.building", "s3t.scheduling")}
 
 LIGHT = (
     *("s3t", "s3t.records", "s3t.errors", "s3t.contract", "s3t.digests", "s3t.data", "s3t.orders", "s3t.partition"),

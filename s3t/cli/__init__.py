@@ -20,6 +20,7 @@ from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, cho
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.planning import plan
 from s3t.cli.records import Cut, Threshold, choose_shingles, duplicates, report_before_training, with_copies
+from s3t.engine.mode import Resources
 from s3t.errors import DataError, S3TError
 from s3t.orders.rule import HORIZON, RULES
 
@@ -47,6 +48,12 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; it holds everything and can be moved.")]
+CacheGb = Annotated[
+    float, typer.Option(help="Fast engine: gigabytes of activations in memory; the rest goes to files.")
+]
+Workers = Annotated[
+    int, typer.Option(help="Processes that train at the same time, each with its share of the threads.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
@@ -91,6 +98,10 @@ def train(
     head_lr: Annotated[float | None, typer.Option(help="Learning rate of the head.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens per record.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of the recipe.")] = None,
+    engine: Annotated[str, typer.Option(help="reference (PEFT, all layers), or fast.")] = "reference",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: what is fast here.")] = "auto",
+    cache_gb: CacheGb = 2.0,
+    workers: Workers = 1,
     text: Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Column of the stable id.")] = None,
@@ -132,6 +143,9 @@ def train(
         digest=dataset.digest,
         evaluation=(dataset.validation, dataset.test),
         allow_empty=allow_empty,
+        engine=engine,
+        precision=precision,
+        resources=Resources(cache_gb, workers),
     )
     found = None
     if key is not None and copies:
@@ -226,11 +240,11 @@ app.command()(plan)
 
 
 @app.command()
-def refresh(run: Run, as_json: Json = False) -> None:
+def refresh(run: Run, cache_gb: CacheGb = 2.0, workers: Workers = 1, as_json: Json = False) -> None:
     """Rebuild what deletions dropped, on the retained records alone."""
     from s3t.system import System
 
-    with closing(System.open(run)) as system, progress_bar() as progress:
+    with closing(System.open(run, resources=Resources(cache_gb, workers))) as system, progress_bar() as progress:
         cost = system.refresh(progress)
     print_result(as_json, {"run": str(run), "cost": asdict(cost)}, f"refreshed {run}: {spent(cost)}")
 

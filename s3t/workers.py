@@ -1,0 +1,147 @@
+"""Worker processes that train nodes at the same time, each on its share of the threads.
+
+A node's tensors are a function of its task alone: which worker trains it, and what else that worker trained, cannot matter.
+Workers never see the run's databases; they get rows and parents in the task and give tensors back.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from s3t.backbone import Backbone, load
+from s3t.blocks import ModelState
+from s3t.engine.activations import FOLDER, Activations
+from s3t.engine.numerics import Numerics
+from s3t.errors import RunError
+from s3t.plan import Stage
+from s3t.records import Recipe
+from s3t.training import Keep, Row, Seeds, Trained
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that training one node needs besides the base model. ``keys``: of its slices' activations, by slice."""
+
+    kernel: str
+    stages: tuple[Stage, ...]
+    parent: ModelState | None
+    rows: Sequence[Row]
+    batches: Sequence[Sequence[int]]
+    recipe: Recipe
+    seeds: Seeds
+    classes: int
+    finite: bool
+    depths: Sequence[int]
+    keys: Mapping[int, str]
+
+
+def perform(task: Task, backbone: Backbone, activations: Activations) -> Trained:
+    """Train the node of a task in this process."""
+    return Numerics.of(task.kernel).train(
+        backbone,
+        task.stages,
+        task.parent,
+        task.rows,
+        task.batches,
+        task.recipe,
+        task.seeds,
+        task.classes,
+        finite=task.finite,
+        keep=_keeping(task, activations),
+    )
+
+
+def _keeping(task: Task, activations: Activations) -> Keep:
+    def keep(piece: int, depth: int, make: Any) -> Any:
+        return activations.get(task.keys[piece], depth, lambda: make(task.depths))
+
+    return keep
+
+
+class Workers:
+    """``number`` processes, each with the base model and activations of its own. Use as a context manager.
+
+    Raises RunError at the first result if the base model cannot be loaded again by its name, or is another one then.
+    """
+
+    def __init__(self, number: int, backbone: Backbone, cache_bytes: int, folder: Path) -> None:
+        self.threads = max(1, torch.get_num_threads() // number)
+        context = multiprocessing.get_context("spawn")
+        about = (backbone.name, str(backbone.device), backbone.digest, self.threads, cache_bytes // number)
+        self._pools = [
+            ProcessPoolExecutor(1, context, _begin, (*about, str(folder / FOLDER / f"worker-{i}")))
+            for i in range(number)
+        ]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def submit(self, worker: int, task: Task) -> Future[Any]:
+        """Hand a task to one of the workers; its result goes through :func:`outcome`."""
+        packed = (_packed_state(task.parent), task.__dict__ | {"parent": None})
+        return self._pools[worker].submit(_work, packed)
+
+
+def outcome(future: Future[Any]) -> Trained:
+    """Return a finished task's outcome, or raise what it raised. RunError if its process died."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    try:
+        adapter, head, counts = future.result()
+    except BrokenProcessPool as error:
+        raise RunError("a worker process died (out of memory?); what is finished is kept: try fewer workers") from error
+    return Trained(_unpacked(adapter), _unpacked(head), *counts)
+
+
+_here: dict[str, Any] = {}
+
+
+def _begin(name: str, device: str, digest: str, threads: int, cache_bytes: int, folder: str) -> None:
+    torch.set_num_threads(threads)
+    _here["failure"] = None
+    try:
+        _here["backbone"] = load(name, torch.device(device))
+        if _here["backbone"].digest != digest:
+            _here["failure"] = f"base model {name!r} is another one when it is loaded again; train with one worker"
+    except Exception as error:  # an initialiser that raises breaks the pool and says nothing
+        _here["failure"] = f"base model {name!r} cannot be loaded by a worker ({error}); train with one worker"
+    _here["activations"] = Activations(cache_bytes, Path(folder))
+
+
+def _work(packed: tuple[Any, dict[str, Any]]) -> tuple[Arrays, Arrays, tuple[int, int, int]]:
+    if _here["failure"]:
+        raise RunError(_here["failure"])
+    parent, fields = packed
+    state = (
+        None if parent is None else ModelState({n: _unpacked(t) for n, t in parent[0].items()}, _unpacked(parent[1]))
+    )
+    done = perform(Task(**fields | {"parent": state}), _here["backbone"], _here["activations"])
+    return _packed(done.adapter), _packed(done.head), (done.optimizer_steps, done.record_passes, done.layer_passes)
+
+
+def _packed_state(state: ModelState | None) -> tuple[dict[str, Arrays], Arrays] | None:
+    return None if state is None else ({n: _packed(t) for n, t in state.adapters.items()}, _packed(state.head))
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> Arrays:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _unpacked(arrays: Arrays) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
