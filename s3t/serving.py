@@ -6,6 +6,7 @@ defined value (docs/DERIVATION.md, "What is served").
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,19 +19,35 @@ from s3t.engine.numerics import Numerics, Served
 from s3t.errors import OfflineError, RunError
 from s3t.facts import Facts
 from s3t.graph import Node
+from s3t.holding import Held
 from s3t.records import Inputs
 from s3t.runs import Run
 from s3t.selection import Chain
 
+HOLD_BYTES = 2**28
+"""Most bytes of trained tensors that are held to switch chains without a file being read."""
+
+Models = dict[int, tuple[Chain, Served]]
+"""The chain of each live shard and its model, in ascending order of shards; replaced as a whole, never changed."""
+
 
 class Serving:
-    """The served models of one run. :meth:`sync` must be called before use; it loads what changed and drops the rest."""
+    """The served models of one run. :meth:`sync` must be called before use; it loads what changed and drops the rest.
 
-    def __init__(self, run: Run, backbone: Backbone) -> None:
+    Tensors of surviving nodes, shortest chains first, are held in memory (``hold_bytes``), so that the chains left by a
+    deletion are there at once and the base model is never loaded again. Threads may predict while another one calls
+    :meth:`sync` or :meth:`drop`: each prediction is made by the models that served when it began.
+    """
+
+    def __init__(self, run: Run, backbone: Backbone, hold_bytes: int = HOLD_BYTES) -> None:
         self._run = run
         self._backbone = backbone
         self._numerics = Numerics.of(run.config.kernel)
-        self.models: dict[int, tuple[Chain, Served]] = {}
+        self._switching = threading.RLock()
+        self._encoding = threading.Lock()
+        self._held = Held(run, hold_bytes)
+        self._due: dict[int, tuple[Facts, Chain]] = {}
+        self.models: Models = {}
 
     def sync(self, facts: Facts) -> None:
         """Bring the models in memory in line with ``facts``, as of now.
@@ -38,29 +55,55 @@ class Serving:
         A deletion by another process may erase a node while it is being read: then the newer facts are followed. RunError
         if a node is damaged or missing without such a reason.
         """
-        while True:
-            facts.update()
-            self.drop(facts)
-            try:
-                for shard, chain in facts.chains().items():
-                    if shard not in self.models:
-                        self.models[shard] = (chain, self.load(facts, chain))
-                return
-            except RunError:
-                if not facts.update():
-                    raise
+        with self._switching:
+            while True:
+                facts.update()
+                self.drop(facts)
+                self._held.fill(facts)
+                try:
+                    self._settle()
+                    return
+                except RunError:
+                    if not facts.update():
+                        raise
 
     def drop(self, facts: Facts) -> None:
-        """Let go of every model that is not the current chain of its shard."""
-        chains = facts.chains()
-        self.models = {shard: pair for shard, pair in self.models.items() if chains.get(shard) == pair[0]}
+        """Let go of every tensor of a node that does not survive, and of models that are not their shard's chain.
+
+        What serves instead is made here if that takes no file and no copy of the base model's structure; else by the
+        next :meth:`sync` or :meth:`predict`. A prediction under way keeps what it began with until it ends.
+        """
+        with self._switching:
+            chains = facts.chains()
+            self._held.keep(fact.seq for fact in facts.alive.values())
+            models = {shard: pair for shard, pair in self.models.items() if chains.get(shard) == pair[0]}
+            self._due = {shard: (facts, chain) for shard, chain in chains.items() if shard not in models}
+            if self._numerics.mode.engine == "fast":
+                for shard, (_, chain) in list(self._due.items()):
+                    if self._held.state(facts.plan, chain) is not None:
+                        models[shard] = (chain, self.load(facts, chain))
+                        del self._due[shard]
+            self.models = dict(sorted(models.items()))
 
     def load(self, facts: Facts, chain: Chain) -> Served:
-        """Return the chain as a model, loaded from the store."""
+        """Return the chain as a model, from the tensors held in memory or else from the store."""
         config = self._run.config
         stages = facts.plan.stages[: len(chain.nodes)]
-        state = load_state(self._run, facts.plan, chain)
+        state = self._held.state(facts.plan, chain) or load_state(self._run, facts.plan, chain)
         return self._numerics.chain(self._backbone, stages, state, config.recipe, len(config.classes))
+
+    def snapshot(self) -> tuple[Models, dict[int, float]]:
+        """Return what serves at this moment: the models and their weights in the ensemble."""
+        with self._switching:
+            self._settle()
+            return self.models, self.shard_weights()
+
+    def _settle(self) -> None:
+        """Load the chains that are due. RunError if a node is damaged or missing."""
+        for shard, (facts, chain) in sorted(self._due.items()):
+            model = self.load(facts, chain)
+            self.models = dict(sorted((self.models | {shard: (chain, model)}).items()))
+            del self._due[shard]
 
     def shard_weights(self) -> dict[int, float]:
         """Return the weight of each live shard in the ensemble: all equal, whatever their data or length."""
@@ -68,17 +111,19 @@ class Serving:
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
         """Return scores of shape (len(inputs), classes). OfflineError without any live shard."""
-        if not self.models:
+        models, weights = self.snapshot()
+        if not models:
             raise OfflineError("every shard is offline: deletions hit all first slices; run a refresh to serve again")
         recipe = self._run.config.recipe
-        rows = self._backbone.encode(inputs, recipe.max_length)
-        logits = self._numerics.score({shard: model for shard, (_, model) in self.models.items()}, rows)
-        return combine({shard: found.numpy() for shard, found in logits.items()}, self.shard_weights(), recipe.ensemble)
+        with self._encoding:  # tokenizers set their truncation at each call
+            rows = self._backbone.encode(inputs, recipe.max_length)
+        logits = self._numerics.score({shard: model for shard, (_, model) in models.items()}, rows)
+        return combine({shard: found.numpy() for shard, found in logits.items()}, weights, recipe.ensemble)
 
     def weights(self, facts: Facts) -> dict[str, Mapping[str, Tensor]]:
         """Return the tensors that serve, by node name: ``adapter.<name>`` and, for a chain's last node, ``head.<name>``."""
         out: dict[str, Mapping[str, Tensor]] = {}
-        for _, (chain, model) in sorted(self.models.items()):
+        for chain, model in self.models.values():
             owner: dict[str, Node] = {}
             for stage, fact in zip(facts.plan.stages, chain.nodes, strict=False):
                 owner[stage.adapter] = fact.node

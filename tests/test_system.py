@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from s3t import S3T, building, serving, store
+from s3t import S3T, building, store
 from s3t.backbone import Backbone
 from s3t.contract import Cost, UnlearningSystem
 from s3t.digests import tensors_digest
@@ -363,15 +363,16 @@ def test_refresh_mends_lost_and_damaged_nodes(system: System, damage: str) -> No
 def test_serving_follows_a_deletion_that_overtakes_it(
     system: System, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other, late, real = System.open(system.path, tiny), _in(0, 0)[:1], serving.load_state
+    other, late, real = System.open(system.path, tiny), _in(0, 0)[:1], store.NodeStore.tensors
 
     def overtaken(*args: Any) -> Any:
         if late:
             other.delete([late.pop()])
         return real(*args)
 
-    monkeypatch.setattr(serving, "load_state", overtaken)
+    monkeypatch.setattr(store.NodeStore, "tensors", overtaken)
     system.predict(PROBE)
+    assert not late
     assert system.status().chain_lengths == {0: 1, 1: 2}
     other.close()
 

@@ -1,13 +1,17 @@
 """Serving with the fast engine: chains over one frozen encoder, scored together.
 
-Layers that carry no adapter in any chain so far are computed once for all chains (chains grow from the top down, so after
-deletions that is most of the model). Adapters are applied beside the frozen weights, never merged: what serves are the very
-tensors of the nodes, and to switch a chain is to let go of some of them.
+Layers that carry no adapter in any chain so far are computed once for all chains: the trunk (chains grow from the top down,
+so after deletions that is most of the model). Above it each chain has hidden states of its own. Of small batches those of
+several chains are stacked, so that a frozen weight is one product for all and their adapters are batched products; of
+large batches chains follow one another, which the processor's caches prefer (docs/ENGINE.md has the figures). Adapters are
+applied beside the frozen weights, never merged: what serves are the very tensors of the nodes, and to switch a chain is to
+let go of some of them. Nothing is kept between calls, so logits are a function of the chains and the rows alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +23,7 @@ from s3t.blocks import ModelState
 from s3t.engine import lora
 from s3t.engine.encoder import Encoder
 from s3t.engine.fast import pooled
+from s3t.engine.layers import Delta
 from s3t.engine.mode import Precision
 from s3t.records import Recipe
 
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Rows per batch when scoring."""
+STACKED = 1024
+"""Most tokens, padding included, that the stacked chains of a batch have together; measured (docs/ENGINE.md)."""
 
 
 class FastChain:
@@ -57,37 +64,99 @@ class FastChain:
         return dict(self.head)
 
 
-def score_together(chains: Mapping[int, FastChain], rows: Sequence[Encoded]) -> dict[int, Tensor]:
+@dataclass(frozen=True)
+class StackedDelta:
+    """Adapters of several chains at one projection, for their rows stacked one chain after the other.
+
+    ``at``: which of ``chains`` carry one; all ``deltas`` have the same rank and scale.
+    """
+
+    chains: int
+    at: tuple[int, ...]
+    deltas: tuple[lora.LoraDelta, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map (chains x rows, inputs) to (chains x rows, outputs); zero where a chain carries no adapter here."""
+        a = torch.stack([delta.a for delta in self.deltas]).to(x.dtype)
+        b = (torch.stack([delta.b for delta in self.deltas]) * self.deltas[0].scale).to(x.dtype)
+        wide = x.view(self.chains, -1, x.shape[1])
+        some = len(self.at) < self.chains
+        y = torch.bmm(torch.bmm(wide[list(self.at)] if some else wide, a.transpose(1, 2)), b.transpose(1, 2))
+        if some:
+            y = y.new_zeros(self.chains, *y.shape[1:]).index_copy_(0, torch.tensor(self.at, device=y.device), y)
+        return y.view(-1, y.shape[2])
+
+
+def score_together(
+    chains: Mapping[int, FastChain], rows: Sequence[Encoded], stacked: int = STACKED
+) -> dict[int, Tensor]:
     """Return logits of shape (len(rows), classes) per shard, on the CPU, float32, in the order of ``rows``.
 
-    Batches of 64 rows of similar length (stable sort), each padded to its own longest.
+    Batches of 64 rows of similar length (stable sort), each padded to its own longest. ``stacked``: most tokens in a stack
+    of chains; 0: every chain on its own above the trunk.
     """
-    out = {shard: torch.zeros(len(rows), chain.head["bias"].shape[0]) for shard, chain in chains.items()}
+    out = {shard: torch.zeros(len(rows), chains[shard].head["bias"].shape[0]) for shard in sorted(chains)}
     order = sorted(range(len(rows)), key=lambda i: rows[i].length)
     with torch.no_grad():
-        for start in range(0, len(order), BATCH):
+        for start in range(0, len(order) if chains else 0, BATCH):
             chosen = order[start : start + BATCH]
-            for shard, logits in _batch(chains, [rows[i] for i in chosen]).items():
+            for shard, logits in _batch(chains, [rows[i] for i in chosen], stacked):
                 out[shard][chosen] = logits.cpu()
     return out
 
 
-def _batch(chains: Mapping[int, FastChain], rows: Sequence[Encoded]) -> dict[int, Tensor]:
+def _batch(chains: Mapping[int, FastChain], rows: Sequence[Encoded], stacked: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield each shard's logits (rows, classes). Stacks are cut from the shards in order of lowest layer, then of number."""
     encoder = next(iter(chains.values())).encoder
     lengths = [row.length for row in rows]
-    bias, trunk = encoder.bias(lengths), encoder.embed(rows)
-    own: dict[int, Tensor] = {}
-    for depth, layer in enumerate(encoder.layers):
-        for shard, chain in chains.items():
-            if shard in own or chain.lowest == depth:
-                own[shard] = layer(own.get(shard, trunk), bias, chain.deltas.get(depth))
-        if len(own) < len(chains):
-            trunk = layer(trunk, bias)
-    return {
-        shard: F.linear(pooled(own[shard], lengths), chain.head["weight"], chain.head["bias"])
-        for shard, chain in chains.items()
-    }
+    bias, hidden = encoder.bias(lengths), encoder.embed(rows)
+    shards = sorted(chains, key=lambda shard: (chains[shard].lowest, shard))
+    leave = {chain.lowest for chain in chains.values()}
+    trunk = {}
+    for depth in range(max(leave) + 1):
+        if depth:
+            hidden = encoder.layers[depth - 1](hidden, bias)
+        if depth in leave:
+            trunk[depth] = hidden
+    size = max(1, stacked // (len(rows) * max(lengths)))
+    for at in range(0, len(shards), size):
+        stack = shards[at : at + size]
+        features = _above(encoder, [chains[shard] for shard in stack], trunk, bias, lengths)
+        for shard, part in zip(stack, features.chunk(len(stack)), strict=True):
+            yield shard, F.linear(part, chains[shard].head["weight"], chains[shard].head["bias"])
+
+
+def _above(
+    encoder: Encoder,
+    chains: Sequence[FastChain],
+    trunk: Mapping[int, Tensor],
+    bias: Tensor | None,
+    lengths: Sequence[int],
+) -> Tensor:
+    """Return the features of ``chains`` (chains x rows, hidden), one chain after the other.
+
+    ``chains`` in order of lowest layer: each leaves the ``trunk`` (by depth) there and joins the stack.
+    """
+    stack: list[Tensor] = []
+    for depth in range(chains[0].lowest, len(encoder.layers)):
+        stack += [trunk[depth] for chain in chains if chain.lowest == depth]
+        inside = sum(chain.lowest <= depth for chain in chains)
+        hidden = torch.cat(stack) if len(stack) > 1 else stack[0]
+        wide = bias.repeat(inside, 1, 1, 1) if bias is not None and len(bias) > 1 else bias
+        stack = [encoder.layers[depth](hidden, wide, _deltas(chains[:inside], depth))]
+    return pooled(stack[0], list(lengths) * len(chains))
+
+
+def _deltas(chains: Sequence[FastChain], depth: int) -> Mapping[str, Delta]:
+    if len(chains) == 1:
+        return chains[0].deltas.get(depth, {})
+    out = {}
+    for projection in dict.fromkeys(p for chain in chains for p in chain.deltas.get(depth, {})):
+        there = {i: found for i, chain in enumerate(chains) if (found := chain.deltas.get(depth, {}).get(projection))}
+        out[projection] = StackedDelta(len(chains), tuple(there), tuple(there.values()))
+    return out
 
 
 def _on(backbone: Backbone, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to(backbone.device) for name, tensor in tensors.items()}
+    """Return copies on the device, each in memory of its own: where a file was read to must not move a bit."""
+    return {name: tensor.detach().to(backbone.device, copy=True) for name, tensor in tensors.items()}
