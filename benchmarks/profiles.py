@@ -36,6 +36,9 @@ class Profile:
     ``request_streams`` and ``accuracy_streams``: streams (:func:`s3t.streams.make_stream`) under which capacity, and
     accuracy, are measured, after ``stream_checkpoints`` requests; ``stream_lives`` real and ``stream_trials`` simulated
     ones each, accuracy for the first ``stream_seeds`` seeds.
+    ``engine_data``: data sets on which engines are compared, with the records of each split used (None: ``limits``), for the
+    first ``engine_seeds`` seeds; ``engine_growth``: numbers of training records at which a node is timed; ``engine_tuning``:
+    rows per trial when the stock pipeline is tuned.
     """
 
     name: str
@@ -60,6 +63,10 @@ class Profile:
     stream_lives: int = 5
     stream_trials: int = 20_000
     stream_seeds: int = 1
+    engine_data: tuple[tuple[str, tuple[int, int, int] | None], ...] = (("trec6", None),)
+    engine_seeds: int = 2
+    engine_growth: tuple[int, ...] = (150, 300, 600)
+    engine_tuning: int = 256
 
     def recipe(self, method: str) -> Recipe:
         """Return the recipe of a method: its own if it has one, else that of its kind of training."""
@@ -94,6 +101,9 @@ PROFILES: dict[str, Profile] = {
         stream_checkpoints=(0, 2, 5),
         stream_lives=2,
         stream_trials=1_000,
+        engine_data=(("synthetic", None),),
+        engine_growth=(24, 48),
+        engine_tuning=32,
         recipes=dict.fromkeys(("s3t", "sequential", "sisa-lora", "sisa-lora-lazy", "retrain-lora"), _SHORT),
     ),
     "quick": Profile(
@@ -172,5 +182,9 @@ PROFILES: dict[str, Profile] = {
         stream_lives=20,
         stream_trials=200_000,
         stream_seeds=3,
+        engine_data=(("trec6", None), ("newsgroups", (1200, 0, 1000))),
+        engine_seeds=5,
+        engine_growth=(270, 540, 1080, 2160, 4320),
+        engine_tuning=512,
     ),
 }

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from baselines.methods import UNDIVIDED, make_plan
+from benchmarks.flops import Peak
+from benchmarks.metering import Usage, costs
 from benchmarks.profiles import Profile
 from benchmarks.rows import Row, RowSet, header, write
 from benchmarks.synthetic import synthetic
@@ -100,6 +102,19 @@ class Workbench:
         """Add one row."""
         self.rows.append(Row(profile=self.profile.name, **fields))  # type: ignore[arg-type]
 
+    def add_metered(
+        self,
+        usage: Usage,
+        *,
+        records: int,
+        flops: int | None = None,
+        peak: Peak | None = None,
+        extra: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        """Add one row with its cost accounting (:func:`benchmarks.metering.costs`) beside ``extra``."""
+        self.add(extra={**costs(usage, records=records, flops=flops, peak=peak), **(extra or {})}, **fields)
+
     def write(self, folder: Path) -> list[Path]:
         """Write the rows, one file per question, and return the files."""
         head = header()
@@ -108,9 +123,16 @@ class Workbench:
 
 
 def describe(
-    folder: Path, method: str, layout: Layout, recipe: Recipe, backbone: Backbone, data: Dataset, seed: int
+    folder: Path,
+    method: str,
+    layout: Layout,
+    recipe: Recipe,
+    backbone: Backbone,
+    data: Dataset,
+    seed: int,
+    **how: Any,
 ) -> System:
-    """Return a system of any method on ``data``; its slot key is derived from the seed, so that rows can be reproduced."""
+    """Return a system of any method on ``data``, with :func:`slot_key`. ``how``: further arguments of System.create."""
     return System.create(
         folder,
         make_plan(method, layout, recipe, backbone.layers),
@@ -118,9 +140,15 @@ def describe(
         model=backbone,
         classes=data.classes,
         seed=seed,
-        key=hashlib.sha256(f"s3t benchmark key {seed}".encode()).digest(),
+        key=slot_key(seed),
         data=data.name,
         source=data.source,
         digest=data.digest,
         allow_empty=True,
+        **how,
     )
+
+
+def slot_key(seed: int) -> bytes:
+    """Return the slot key of the benchmarks' runs, derived from the seed, so that rows can be reproduced."""
+    return hashlib.sha256(f"s3t benchmark key {seed}".encode()).digest()
