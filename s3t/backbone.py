@@ -25,7 +25,8 @@ from s3t.records import Inputs, canonical_json, sha256
 TINY = "tiny"
 """Name of the small randomly initialised encoder that tests and the smoke profile use; it has learned nothing.
 
-It has 6 layers of 32 features; ``tiny-N`` has N layers of 16 (2 for very many small runs, 12 where indices have two digits).
+It has 6 layers of 32 features; ``tiny-N`` has N layers of 16 (2 for very many small runs, 12 where indices have two digits);
+``tiny-bert``, ``tiny-roberta`` and so on are of another family, with 4 layers of 16.
 """
 
 
@@ -141,12 +142,7 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     Raises ModelError if it is unknown, cannot be loaded here, or belongs to no known family.
     """
     device = device or default_device()
-    if name == TINY:
-        model, encoder, pad, words = _tiny(6, 32)
-    elif (depth := name.removeprefix(TINY + "-")).isdecimal() and 1 <= int(depth) <= 99:
-        model, encoder, pad, words = _tiny(int(depth), 16)
-    else:
-        model, encoder, pad, words = _pretrained(name, device)
+    model, encoder, pad, words = _tiny(name) or _pretrained(name, device)
     kind = str(model.config.model_type)
     if kind not in FAMILIES:
         raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
@@ -160,6 +156,31 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
 Loaded = tuple[Any, Encoder, dict[str, int], str]
 
 
+def _tiny(name: str) -> Loaded | None:
+    """Return the tiny model of this name, None if it names none."""
+    from s3t.tiny import tiny_model
+
+    kind = name.removeprefix(TINY + "-")
+    if name == TINY:
+        model, pad = tiny_model("bert", 6, 32)
+    elif kind.isdecimal() and 1 <= int(kind) <= 99:
+        model, pad = tiny_model("bert", int(kind), 16)
+    elif kind != name and kind in FAMILIES:
+        model, pad = tiny_model(kind, 4, 16)
+    else:
+        return None
+
+    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        rows = []
+        for fields in inputs:
+            words = str(fields["text"]).lower().split()[: min(max_length, 64)]
+            ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
+            rows.append(Encoded({"input_ids": ids}, len(ids)))
+        return rows
+
+    return model, encode, {"input_ids": pad}, "crc32 words v1"
+
+
 def _pretrained(name: str, device: torch.device) -> Loaded:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
@@ -168,9 +189,9 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source = str(model_source(name))
-    attention = "sdpa" if device.type == "cpu" else "eager"
+    attention = {} if device.type == "cpu" else {"attn_implementation": "eager"}  # on the CPU what the class prefers
     try:
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation=attention)
+        model = AutoModel.from_pretrained(source, dtype=torch.float32, **attention)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         hint = did_you_mean(name, ("minilm", "mpnet", TINY))
@@ -197,31 +218,3 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
         pad["token_type_ids"] = 0
     words = sha256(tokenizer.backend_tokenizer.to_str().encode())
     return model, encode, pad, words
-
-
-def _tiny(layers: int, hidden: int) -> Loaded:
-    """Build a tiny encoder: BERT, words hashed into a fixed vocabulary, weights from a fixed seed."""
-    from transformers import BertConfig, BertModel
-
-    config = BertConfig(
-        vocab_size=512,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=2 * hidden,
-        max_position_embeddings=64,
-        attn_implementation="sdpa",  # type: ignore[call-arg]
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(20240616)
-        model = BertModel(config, add_pooling_layer=False)
-
-    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
-        rows = []
-        for fields in inputs:
-            words = str(fields["text"]).lower().split()[: min(max_length, 64)]
-            ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
-            rows.append(Encoded({"input_ids": ids}, len(ids)))
-        return rows
-
-    return model, encode, {"input_ids": 0}, "crc32 words v1"
