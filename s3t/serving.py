@@ -6,6 +6,7 @@ defined value (docs/DERIVATION.md, "What is served").
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -20,8 +21,9 @@ from s3t.errors import OfflineError, RunError
 from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.holding import Held
+from s3t.ledger import Ledger
 from s3t.records import Inputs
-from s3t.runs import Run
+from s3t.runs import LEDGER, Run
 from s3t.selection import Chain
 
 HOLD_BYTES = 2**28
@@ -35,8 +37,8 @@ class Serving:
     """The served models of one run. :meth:`sync` must be called before use; it loads what changed and drops the rest.
 
     Tensors of surviving nodes, shortest chains first, are held in memory (``hold_bytes``), so that the chains left by a
-    deletion are there at once and the base model is never loaded again. Threads may predict while another one calls
-    :meth:`sync` or :meth:`drop`: each prediction is made by the models that served when it began.
+    deletion are there at once and the base model is never loaded again. Any thread may call :meth:`sync` and
+    :meth:`predict`; each prediction is made by the models that served when it began.
     """
 
     def __init__(self, run: Run, backbone: Backbone, hold_bytes: int = HOLD_BYTES) -> None:
@@ -45,6 +47,7 @@ class Serving:
         self._numerics = Numerics.of(run.config.kernel)
         self._switching = threading.RLock()
         self._encoding = threading.Lock()
+        self._views = threading.local()
         self._held = Held(run, hold_bytes)
         self._due: dict[int, tuple[Facts, Chain]] = {}
         self.models: Models = {}
@@ -56,8 +59,8 @@ class Serving:
         if a node is damaged or missing without such a reason.
         """
         with self._switching:
+            facts = self._here(facts)
             while True:
-                facts.update()
                 self.drop(facts)
                 self._held.fill(facts)
                 try:
@@ -67,6 +70,16 @@ class Serving:
                     if not facts.update():
                         raise
 
+    def _here(self, facts: Facts) -> Facts:
+        """Return ``facts``, or in another thread than theirs a view of its own: SQLite's connections keep to their thread."""
+        own: Facts | None = getattr(self._views, "facts", None)
+        if own is None:
+            try:
+                facts.update()
+            except sqlite3.ProgrammingError:
+                own = self._views.facts = Facts(Ledger(self._run.path / LEDGER), self._run.config.plan)
+        return own or facts
+
     def drop(self, facts: Facts) -> None:
         """Let go of every tensor of a node that does not survive, and of models that are not their shard's chain.
 
@@ -74,6 +87,7 @@ class Serving:
         next :meth:`sync` or :meth:`predict`. A prediction under way keeps what it began with until it ends.
         """
         with self._switching:
+            facts.update()
             chains = facts.chains()
             self._held.keep(fact.seq for fact in facts.alive.values())
             models = {shard: pair for shard, pair in self.models.items() if chains.get(shard) == pair[0]}

@@ -18,6 +18,7 @@ from torch import Tensor
 from baselines.methods import make_plan
 from s3t.backbone import Backbone
 from s3t.errors import OfflineError, RunError
+from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.partition import slot
 from s3t.records import Inputs, Layout, Recipe, Record
@@ -265,8 +266,9 @@ def test_retrained_nodes_take_the_place_of_dropped_ones(make: Make) -> None:
     assert system.predict(PROBE).tobytes() == fresh.tobytes()
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["serving", "system"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_predictions_in_other_threads_are_disturbed_by_no_deletion(make: Make, engine: str) -> None:
+def test_predictions_in_other_threads_are_disturbed_by_no_deletion(make: Make, engine: str, whole: bool) -> None:
     system = make(engine)
     serving, victims = _serving(system), [i for piece in (2, 1, 0) for shard in (0, 1) for i in _in(shard, piece)][:50]
     states: list[bytes] = [system.predict(PROBE).tobytes()]
@@ -277,7 +279,7 @@ def test_predictions_in_other_threads_are_disturbed_by_no_deletion(make: Make, e
     def ask(into: list[bytes]) -> None:
         try:
             while not ended.is_set():
-                into.append(_answer(serving))
+                into.append(_answer(system if whole else serving))
         except BaseException as error:
             failures.append(error)
 
@@ -304,9 +306,9 @@ def test_predictions_in_other_threads_are_disturbed_by_no_deletion(make: Make, e
         assert seen_states[-1] == order[-1], "after the last deletion the last state answers"
 
 
-def _answer(serving: Serving) -> bytes:
+def _answer(served: Serving | System) -> bytes:
     try:
-        return serving.predict(PROBE).tobytes()
+        return served.predict(PROBE).tobytes()
     except OfflineError:
         return b"offline"
 
@@ -324,3 +326,29 @@ def test_a_prediction_keeps_what_it_began_with(make: Make, monkeypatch: pytest.M
     monkeypatch.setattr(type(serving._numerics), "score", lambda _, *given: overtaken(*given))
     assert serving.predict(PROBE).tobytes() == before.tobytes()
     assert serving.predict(PROBE).tobytes() != before.tobytes()
+
+
+def test_another_thread_sees_what_another_process_deleted(make: Make, tiny: Backbone) -> None:
+    system, answers = make(), []
+    answers.append(system.predict(PROBE))
+    other = System.open(system.path, tiny)
+    other.delete(_in(0, 2)[:1])
+    other.close()
+    thread = threading.Thread(target=lambda: answers.append(system.predict(PROBE)))
+    thread.start()
+    thread.join()
+    assert len(answers) == 2
+    assert answers[1].tobytes() != answers[0].tobytes()
+    assert answers[1].tobytes() == system.predict(PROBE).tobytes()
+
+
+def test_older_facts_do_not_bring_a_dropped_chain_back(make: Make) -> None:
+    system = make()
+    serving, (run, facts) = _serving(system), system._opened()
+    late = Facts(run.ledger, run.config.plan)
+    late.update()
+    system.delete(_in(0, 2)[:1])
+    serving.drop(late)
+    serving.sync(late)
+    assert _lengths(serving.models) == {0: 2, 1: 3}
+    assert serving.models[0][0] == facts.chains()[0]
