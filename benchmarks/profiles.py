@@ -38,7 +38,8 @@ class Profile:
     ones each, accuracy for the first ``stream_seeds`` seeds.
     ``engine_data``: data sets on which engines are compared, with the records of each split used (None: ``limits``), for the
     first ``engine_seeds`` seeds; ``engine_growth``: numbers of training records at which a node is timed; ``engine_tuning``:
-    rows per trial when the stock pipeline is tuned.
+    rows per trial when the stock pipeline is tuned, over few combinations or ``engine_grid``; ``engine_every_order``: whether
+    as many orders as slices are trained too.
     """
 
     name: str
@@ -63,10 +64,12 @@ class Profile:
     stream_lives: int = 5
     stream_trials: int = 20_000
     stream_seeds: int = 1
-    engine_data: tuple[tuple[str, tuple[int, int, int] | None], ...] = (("trec6", None),)
-    engine_seeds: int = 2
-    engine_growth: tuple[int, ...] = (150, 300, 600)
-    engine_tuning: int = 256
+    engine_data: tuple[tuple[str, tuple[int, int, int] | None], ...] = (("trec6", (240, 0, 200)),)
+    engine_seeds: int = 1
+    engine_growth: tuple[int, ...] = (60, 120, 240)
+    engine_tuning: int = 96
+    engine_grid: bool = False
+    engine_every_order: bool = False
 
     def recipe(self, method: str) -> Recipe:
         """Return the recipe of a method: its own if it has one, else that of its kind of training."""
@@ -102,8 +105,10 @@ PROFILES: dict[str, Profile] = {
         stream_lives=2,
         stream_trials=1_000,
         engine_data=(("synthetic", None),),
+        engine_seeds=2,
         engine_growth=(24, 48),
         engine_tuning=32,
+        engine_every_order=True,
         recipes=dict.fromkeys(("s3t", "sequential", "sisa-lora", "sisa-lora-lazy", "retrain-lora"), _SHORT),
     ),
     "quick": Profile(
@@ -186,5 +191,7 @@ PROFILES: dict[str, Profile] = {
         engine_seeds=5,
         engine_growth=(270, 540, 1080, 2160, 4320),
         engine_tuning=512,
+        engine_grid=True,
+        engine_every_order=True,
     ),
 }

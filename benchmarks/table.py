@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -17,6 +18,8 @@ from benchmarks.rows import Row
 from benchmarks.summary import CAPACITY, Setting, failures, label, means, rank, readable_bytes, settings
 
 ABSENT = "-"
+ENGINE = ("times faster than stock", "share of matmul peak", "accuracy, ours minus stock")
+"""What is told of the comparison of engines; the rest of it is in the rows."""
 Key = tuple[str, int]
 """Method and budget."""
 
@@ -44,11 +47,15 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
     for (profile, shards, slices), bears in rest.groupby(["profile", "shards", "slices"]):
         setting = Setting(str(profile), "", "", int(str(shards)), int(str(slices)))
         _show(console, _table(str(setting), frame.iloc[:0], bears))
-    single = frame[frame["question"].isin(["latency", "audit"]) & (frame["status"] == "ok")]
-    for row in single.itertuples():
-        name = label(str(row.method), int(str(row.budget)))
-        told = f"{row.metric} {row.value:.3g} {row.unit} (n = {row.n}, {row.data}, {row.model}, {row.profile} profile)"
-        console.print(f"{name}: {told}", markup=False, soft_wrap=True)
+    told = frame["question"].isin(["latency", "audit"]) | frame["metric"].isin(ENGINE)
+    for row in frame[told & (frame["status"] == "ok")].itertuples():
+        extra: Any = row.extra
+        modes = " against ".join(extra[key] for key in ("mode", "against") if key in extra)
+        name = f"{label(str(row.method), int(str(row.budget)))}{modes and f' ({modes})'}"
+        answer = (
+            f"{row.metric} {row.value:.3g} {row.unit} (n = {row.n}, {row.data}, {row.model}, {row.profile} profile)"
+        )
+        console.print(f"{name}: {answer}", markup=False, soft_wrap=True)
     for line in failures(frame):
         console.print(f"no number: {line}", markup=False, soft_wrap=True)
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())

@@ -7,6 +7,7 @@ mean. Accuracy is compared in pairs, per seed, for one order per shard: all that
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One comparison per data set of the profile."""
     if "data" in metafunc.fixturenames:
         profile = PROFILES[metafunc.config.getoption("--profile")]
-        metafunc.parametrize(("data", "limits"), profile.engine_data, ids=[name for name, _ in profile.engine_data])
+        chosen = profile.engine_data if profile.engine_every_order or metafunc.function is not test_every_order else ()
+        metafunc.parametrize(("data", "limits"), chosen, ids=[name for name, _ in chosen])
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +138,7 @@ def test_profile(benchmark: Any, bench: Workbench, tuned: Any, tmp_path: Path) -
     benchmark.group = "engine: profile"
     name, limits = bench.profile.engine_data[0]
     dataset, layout = _dataset(bench, name, limits), Layout(1, bench.profile.slices, 1)
-    small, about = dataset.subset(min(300, len(dataset.train)), 0, 0), _about(bench, dataset, layout)
+    small, about = dataset.subset(min(120, len(dataset.train)), 0, 0), _about(bench, dataset, layout)
     sides: list[Side] = [*_stock(bench, tuned, name, limits), *ours()]
 
     def work() -> dict[str, list[dict[str, Any]]]:
@@ -165,8 +167,8 @@ def _stock(bench: Workbench, tuned: dict[str, Any], data: str, limits: Limits) -
         dataset, recipe, layout = _dataset(bench, data, limits), bench.profile.recipe("s3t"), bench.layout("s3t", 1)
         plan = s3t_plan(layout, recipe, bench.backbone.layers)
         examples = text_examples(bench.backbone, dataset.train, recipe)
-        records, smoke = bench.profile.engine_tuning, bench.profile.name == "smoke"
-        rounds, options = (1, [Options(), Options("bfloat16", True)]) if smoke else (2, grid(recipe))
+        records, few = bench.profile.engine_tuning, [Options(), Options("bfloat16"), Options("bfloat16", True)]
+        rounds, options = (2, grid(recipe)) if bench.profile.engine_grid else (1, few)
         base, classes = text_base(bench.backbone), len(dataset.classes)
         found = tune(base, plan, recipe, examples, classes, options=options, records=records, rounds=rounds)
         for trial in found.trials:
@@ -217,10 +219,15 @@ def _count(rates: dict[tuple[str, int, str], float], sides: Sequence[Side], data
 
 
 def _warm_up(bench: Workbench, sides: Sequence[Side], dataset: Dataset, folder: Path) -> None:
-    """Let every side load what it loads lazily, on a few records, before anything is timed."""
+    """Let every side load what it loads lazily, on a few records, before anything is timed.
+
+    What is loaded then is taken from the garbage collector, which the Trainer calls after each stage.
+    """
     recipe = dataclasses.replace(bench.profile.recipe("s3t"), epochs=1.0)
     for side in sides:
         side.run(Job(dataset.subset(24, 0, 4), Layout(1, 2, 1), recipe, 0, bench.backbone, folder))
+    gc.collect()
+    gc.freeze()
 
 
 def _about(bench: Workbench, dataset: Dataset, layout: Layout) -> dict[str, Any]:
