@@ -86,7 +86,9 @@ def make_donor(folder: Path, layout: Layout, backbone: Backbone) -> Donor:
     """Train a small run on 20 records per slice, really, and return its nodes."""
     recipe = Recipe(rank=2, epochs=1, batch_size=16)
     plan = s3t_plan(layout, recipe, backbone.layers)
-    system = System.create(folder, plan, recipe, model=backbone, classes=CLASSES, key=KEY, allow_empty=True)
+    system = System.create(
+        folder, plan, recipe, model=backbone, classes=CLASSES, key=KEY, engine="fast", precision="float32"
+    )
     system.fit(Made(20 * layout.shards * layout.slices))
     system.close()
     run = runs.open_run(folder)

@@ -29,6 +29,7 @@ class Facts:
         self.cost = Cost()
         self.hits: dict[Slot, int] = {}
         self.alive: dict[Node, TrainedNode] = {}
+        self._chains: dict[int, Chain] | None = None
 
     def update(self) -> bool:
         """Read new facts; return whether there were any."""
@@ -40,7 +41,7 @@ class Facts:
                 self._follow(entry)
         else:
             self._begin(head)
-        self._seen = head
+        self._seen, self._chains = head, None
         return True
 
     def _begin(self, head: int) -> None:
@@ -68,7 +69,9 @@ class Facts:
 
     def chains(self) -> dict[int, Chain]:
         """Return the chain that each live shard serves."""
-        return served(self.plan, self.alive)
+        if self._chains is None:
+            self._chains = served(self.plan, self.alive)
+        return dict(self._chains)
 
     def missing(self, lost: Collection[Node] = ()) -> list[Node]:
         """Return the plan's nodes that are to be trained, parents first.
