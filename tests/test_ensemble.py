@@ -16,7 +16,7 @@ from s3t.backbone import Backbone, Encoded, load
 from s3t.blocks import ChainModel, ModelState, score
 from s3t.engine import lora
 from s3t.engine.encoder import Encoder
-from s3t.engine.ensemble import STACKED, FastChain, score_together
+from s3t.engine.ensemble import FastChain, cut, score_together
 from s3t.engine.layers import Layer
 from s3t.engine.mode import Precision
 from s3t.engine.numerics import Numerics
@@ -82,14 +82,31 @@ def test_one_pass_equals_a_pass_per_chain_for_every_mix(
         chains = _chains(tiny, dict(enumerate(mix)), precision)
         apart = _apart(chains, batch)
         _assert_near(score_together(chains, batch), apart, TOLERANCE[precision])
-        alone = score_together(chains, batch, stacked=0)
-        assert all(torch.equal(alone[shard], apart[shard]) for shard in apart), "unstacked arithmetic is the same"
+        narrow = score_together(chains, batch, tokens=1)
+        for shard, chain in chains.items():
+            alone = score_together({shard: chain}, batch, tokens=1)[shard]
+            assert torch.equal(narrow[shard], alone), "what is not stacked is the same arithmetic"
 
 
-@pytest.mark.parametrize("stacked", [0, 20, 40, 10_000])
-def test_stacks_of_any_size_agree(tiny: Backbone, stacked: int) -> None:
+@pytest.mark.parametrize("tokens", [1, 15, 30, 10_000])
+def test_batches_and_stacks_of_any_size_agree(tiny: Backbone, tokens: int) -> None:
     chains, rows = _chains(tiny, {0: 3, 1: 1, 2: 2, 3: 1, 6: 3}), _rows((4, 5, 3))
-    _assert_near(score_together(chains, rows, stacked), _apart(chains, rows), TOLERANCE["float32"])
+    _assert_near(score_together(chains, rows, tokens=tokens), _apart(chains, rows), TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tokens", "expected"),
+    [
+        ([], 10, []),
+        ([3, 1, 2], 10, [[1, 2, 0]]),
+        ([3, 1, 2], 8, [[1, 2], [0]]),
+        ([30, 1, 30], 8, [[1], [0], [2]]),
+        ([1] * 65, 1000, [list(range(64)), [64]]),
+        ([2, 2, 2, 2], 4, [[0, 1], [2, 3]]),
+    ],
+)
+def test_batches_keep_to_rows_and_tokens(lengths: list[int], tokens: int, expected: list[list[int]]) -> None:
+    assert list(cut(lengths, tokens)) == expected
 
 
 @pytest.mark.parametrize("method", ["sequential", "sisa-lora"])
@@ -161,21 +178,21 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("lengths", "stacked", "expected"),
+    ("lengths", "tokens", "expected"),
     [
-        ({0: 1, 1: 1, 2: 1}, STACKED, [2, 2, 2, 2, 6, 6]),
-        ({0: 1, 1: 1, 2: 1}, 0, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]),
-        ({0: 2, 1: 1}, STACKED, [2, 2, 2, 2, 2, 2, 4, 4]),
-        ({0: 3, 1: 3}, STACKED, [4, 4, 4, 4, 4, 4]),
+        ({0: 1, 1: 1, 2: 1}, None, [2, 2, 2, 2, 6, 6]),
+        ({0: 1, 1: 1, 2: 1}, 2 * 5, [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]),
+        ({0: 2, 1: 1}, None, [2, 2, 2, 2, 2, 2, 4, 4]),
+        ({0: 3, 1: 3}, None, [4, 4, 4, 4, 4, 4]),
         ({0: 3, 1: 3}, 2 * 5, [2] * 12),
-        ({4: 2}, STACKED, [2] * 6),
+        ({4: 2}, None, [2] * 6),
     ],
 )
 def test_the_trunk_is_computed_once_and_stacks_are_one_product(
-    tiny: Backbone, calls: list[int], lengths: dict[int, int], stacked: int, expected: list[int]
+    tiny: Backbone, calls: list[int], lengths: dict[int, int], tokens: int | None, expected: list[int]
 ) -> None:
     chains = _chains(tiny, lengths)
-    score_together(chains, _rows((5, 4)), stacked)
+    score_together(chains, _rows((5, 4)), tokens=tokens)
     assert calls == expected
 
 

@@ -31,9 +31,12 @@ if TYPE_CHECKING:
     from s3t.plan import Stage
 
 BATCH = 64
-"""Rows per batch when scoring."""
-STACKED = 1024
-"""Most tokens, padding included, that the stacked chains of a batch have together; measured (docs/ENGINE.md)."""
+"""Most rows per batch when scoring."""
+TOKENS = {"cpu": 1024, "cuda": 2**15}
+"""Most tokens, padding included, of a batch and of a stack of chains, by kind of device; one row may be longer.
+
+Measured for the CPU (docs/ENGINE.md): what one product writes should stay in the caches. A GPU wants wide products.
+"""
 
 
 class FastChain:
@@ -88,24 +91,37 @@ class StackedDelta:
 
 
 def score_together(
-    chains: Mapping[int, FastChain], rows: Sequence[Encoded], stacked: int = STACKED
+    chains: Mapping[int, FastChain], rows: Sequence[Encoded], *, tokens: int | None = None
 ) -> dict[int, Tensor]:
     """Return logits of shape (len(rows), classes) per shard, on the CPU, float32, in the order of ``rows``.
 
-    Batches of 64 rows of similar length (stable sort), each padded to its own longest. ``stacked``: most tokens in a stack
-    of chains; 0: every chain on its own above the trunk.
+    Rows are sorted by length (stable) and cut into batches, each padded to its own longest, of at most 64 rows and
+    ``tokens`` tokens; chains are stacked within the same limit. ``tokens``: None takes the device's of ``TOKENS``.
     """
     out = {shard: torch.zeros(len(rows), chains[shard].head["bias"].shape[0]) for shard in sorted(chains)}
-    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
+    if not chains:
+        return out
+    limit = tokens or TOKENS[next(iter(chains.values())).encoder.backbone.device.type]
     with torch.no_grad():
-        for start in range(0, len(order) if chains else 0, BATCH):
-            chosen = order[start : start + BATCH]
-            for shard, logits in _batch(chains, [rows[i] for i in chosen], stacked):
+        for chosen in cut([row.length for row in rows], limit):
+            for shard, logits in _batch(chains, [rows[i] for i in chosen], limit):
                 out[shard][chosen] = logits.cpu()
     return out
 
 
-def _batch(chains: Mapping[int, FastChain], rows: Sequence[Encoded], stacked: int) -> Iterator[tuple[int, Tensor]]:
+def cut(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Yield batches of indices, shortest rows first, ties in order: at most 64 rows and ``tokens`` tokens, or one row."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if len(batch) == BATCH or (batch and (len(batch) + 1) * lengths[i] > tokens):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _batch(chains: Mapping[int, FastChain], rows: Sequence[Encoded], tokens: int) -> Iterator[tuple[int, Tensor]]:
     """Yield each shard's logits (rows, classes). Stacks are cut from the shards in order of lowest layer, then of number."""
     encoder = next(iter(chains.values())).encoder
     lengths = [row.length for row in rows]
@@ -118,7 +134,7 @@ def _batch(chains: Mapping[int, FastChain], rows: Sequence[Encoded], stacked: in
             hidden = encoder.layers[depth - 1](hidden, bias)
         if depth in leave:
             trunk[depth] = hidden
-    size = max(1, stacked // (len(rows) * max(lengths)))
+    size = max(1, tokens // (len(rows) * max(lengths)))
     for at in range(0, len(shards), size):
         stack = shards[at : at + size]
         features = _above(encoder, [chains[shard] for shard in stack], trunk, bias, lengths)
