@@ -8,7 +8,7 @@ of all requests, so it does not grow with their number.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 from s3t.contract import Cost, Slot
@@ -26,7 +26,7 @@ class Facts:
         self._seen = 0
         self._trained: list[TrainedNode] = []
         self.plan = plan
-        self.cost = Cost()
+        self._spent: dict[str, Any] = asdict(Cost())
         self.hits: dict[Slot, int] = {}
         self.alive: dict[Node, TrainedNode] = {}
         self._chains: dict[int, Chain] | None = None
@@ -63,9 +63,16 @@ class Facts:
     def _note(self, entry: Entry) -> None:
         if entry.kind == "train":
             self._trained.append(trained_node(entry.seq, entry.body))
-            self.cost += Cost(**{f.name: entry.body["cost"].get(f.name, 0) for f in fields(Cost)})
+            for name, value in entry.body["cost"].items():
+                if name in self._spent:
+                    self._spent[name] += value
         elif entry.kind == "extend":
             self.plan = self.plan.with_budget(entry.body["budget"])
+
+    @property
+    def cost(self) -> Cost:
+        """What all training so far has cost."""
+        return Cost(**self._spent)
 
     def chains(self) -> dict[int, Chain]:
         """Return the chain that each live shard serves."""

@@ -52,7 +52,7 @@ def make_brief(
     sampled: Collection[Node] = (),
     ancestors: Mapping[Node, tuple[bytes, bytes]] | None = None,
 ) -> Brief:
-    """Return the brief for ``state``: retained rows only, whatever records.sqlite may still hold.
+    """Return the brief for ``state``: retained rows only, whatever records.bin may still hold.
 
     With ``ancestors`` the ``sampled`` nodes take the place of those of ``scope``, each to be retrained on top of these.
     """

@@ -39,8 +39,26 @@ def test_a_process_dies_at_every_write(tmp_path: Path) -> None:
     assert ends[-1][1] == ["a", "c.sqlite", "d"] and ends[-2][1] == ["a", "b", "c.sqlite"]
 
 
+def test_an_overwriting_in_place_is_cut_in_half_too(tmp_path: Path) -> None:
+    def overwrite(path: Path) -> None:
+        handle = os.open(path, os.O_RDWR)
+        assert os.pwrite(handle, b"9876", 2) == 4
+        os.fdatasync(handle)
+        os.close(handle)
+
+    held = []
+    for at in itertools.count(1):
+        path = tmp_path / str(at)
+        path.write_bytes(b"01234567")
+        died = crash.killed(lambda path=path: overwrite(path), at)
+        held.append(path.read_bytes())
+        if not died:
+            break
+    assert held == [b"01234567", b"01984567", b"01987667", b"01987667"]
+
+
 def test_write_points_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, names in ((os, crash.CALLS), (sqlite3, ("connect",)), (io, ("open",)), (builtins, ("open",))):
+    for module, names in ((os, (*crash.CALLS, "pwrite")), (sqlite3, ("connect",)), (io, ("open",)), (builtins, ("open",))):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name))
     counting = crash.Kill(0)
