@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from s3t.engine.mode import MODES, Mode
 from s3t.errors import RunError
 from s3t.partition import slot
 from s3t.records import Layout
 from verify.leaks import CLEAN, LEAKS, Bench, matrix
 from verify.leaks.__main__ import main
-from verify.leaks.leak import CHECKS, CLEANROOM, LINEAGE, NEVER, SCAN, Leak
+from verify.leaks.leak import CHECKS, CLEANROOM, LINEAGE, NEVER, SCAN, Leak, not_planted
 from verify.leaks.matrix import Cell, Place, faults, finished, full, play, reduced, write
 from verify.leaks.settings import (
     ROWS,
     SETTINGS,
     VICTIMS,
     Setting,
+    find_setting,
     make_corpus,
     victim_slot,
     with_blocks,
@@ -29,10 +31,11 @@ from verify.leaks.settings import (
     with_three_orders,
     with_twelve_layers,
 )
-from verify.leaks.tables import COLUMNS, markdown, pattern, share, table, terminal
+from verify.leaks.tables import COLUMNS, describe, markdown, pattern, share, table, terminal
 from verify.report import Verdict
 
 ALL = (CLEAN, *LEAKS)
+PLANTED = [leak for leak in ALL if "reference" not in leak.absent]
 X, H, U = Verdict.VIOLATED, Verdict.HOLDS, Verdict.UNDECIDED
 
 
@@ -97,15 +100,34 @@ def test_a_fault_gets_what_it_needs_on_a_bench_of_its_own(tmp_path: Path) -> Non
 def test_the_full_matrix_has_every_fault_in_every_place() -> None:
     work = full(ALL)
     assert len(work) == len(SETTINGS) * VICTIMS >= 15
-    assert all(leaks == list(ALL) for leaks in work.values())
+    assert all(leaks == PLANTED for leaks in work.values())
     assert set(full(ALL, ["s3t-3x2"], 2)) == {Place("s3t-3x2", 0), Place("s3t-3x2", 1)}
 
 
 def test_the_reduced_matrix_has_every_fault_once_and_the_control_everywhere() -> None:
     work = reduced(ALL)
     counted = Counter(leak.number for leaks in work.values() for leak in leaks)
-    assert counted == {0: len(SETTINGS)} | {leak.number: 1 for leak in LEAKS}
+    assert counted == {0: len(SETTINGS)} | {leak.number: 1 for leak in PLANTED if leak.number}
     assert len({place.victim for place in work}) == len({place.setting for place in work}) == len(SETTINGS)
+
+
+@pytest.mark.parametrize("mode", MODES[1:], ids=lambda mode: mode.kernel)
+def test_every_mode_has_a_matrix_of_its_own(mode: Mode) -> None:
+    for work in (full(ALL, victims=2, mode=mode), reduced(ALL, mode=mode)):
+        assert not set(work) & set(full(ALL))
+        assert {leak.number for leaks in work.values() for leak in leaks} == {0, *range(1, 46)} - {37}
+        for place in work:
+            setting = find_setting(place.setting)
+            plain = find_setting(setting.name)
+            assert setting.mode == mode and plain.mode == Mode()
+            assert replace(setting, mode=Mode()) == plain and setting.key == plain.key, "the same victims in every mode"
+            assert mode.kernel in describe(setting)
+
+
+def test_faults_that_an_engine_cannot_have_say_why() -> None:
+    assert set(not_planted(LEAKS, "fast")) == {37}
+    assert set(not_planted(LEAKS, "reference")) == {37, 44, 45}
+    assert "keeps no activations" in not_planted(LEAKS, "reference")[44]
 
 
 def test_finished_cells_are_not_played_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +228,10 @@ def test_a_missed_catch_and_an_alarm_end_with_1(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--leak", "44"], "fault 44 is not planted; there are 1 to 43"),
+        (["--leak", "46"], "fault 46 is not planted; there are 1 to 45"),
+        (["--leak", "44"], "fault 44 is not planted: reference engine: it keeps no activations"),
+        (["--leak", "37", "--engine", "fast"], "fault 37 is not planted: requests chosen from served outputs"),
+        (["--precision", "bfloat16"], "the reference engine computes in float32, not bfloat16; choose engine=fast"),
         (["--setting", "s3t-2x2"], "setting 's3t-2x2' is unknown (did you mean 's3t-3x2'?)"),
         (["--victims", "6"], "--victims 6 is out of range; a setting has 1 to 5"),
         (["--jobs", "0"], "--jobs 0 is not possible; give at least 1"),

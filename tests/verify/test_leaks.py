@@ -8,19 +8,24 @@ from pathlib import Path
 import pytest
 
 from s3t.building import Builder
+from s3t.engine.mode import MODES, Mode
 from s3t.plan import Stage
 from s3t.training import Trained
 from verify.leaks import CHECKS, CLEAN, LEAKS, NOT_PLANTED, Bench, Leak
 from verify.leaks.bench import verdicts
 from verify.leaks.leak import CLEANROOM, LOUD, Step, planted
-from verify.leaks.matrix import LEVELS, reduced
-from verify.leaks.settings import find_setting
+from verify.leaks.matrix import LEVELS, faults, play, reduced
+from verify.leaks.settings import find_setting, in_mode
 from verify.report import Verdict
 
 FAST = {1, 5, 9, 17, 19, 24, 25, 28, 34, 35, 38, 39, 43}
-"""Faults of the fast tier, without the loud counterfactuals: at least one for every channel."""
+IN_FAST_ENGINE = {8, 14, 16, 28, 42, 43, 44, 45}
+"""Faults of the fast tier, without the loud counterfactuals: at least one for every channel; and those that have a form
+of their own in the fast engine."""
 
-CATALOGUE = range(1, 44)
+FLOAT32 = MODES[1]
+CATALOGUE = range(1, 46)
+PLANTED = [leak for leak in LEAKS if "reference" not in leak.absent]
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +47,40 @@ def test_the_fault_is_caught(bench: Bench, leak: Leak) -> None:
     assert {check: said.get(check) for check in due} == dict.fromkeys(due, Verdict.VIOLATED), report.dumps()
 
 
+@pytest.fixture(scope="module")
+def fast_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The same in the fast engine."""
+    return Bench(tmp_path_factory.mktemp("fast"), in_mode(FLOAT32)[0])
+
+
+@pytest.mark.parametrize("leak", named([leak for leak in LEAKS if leak.number in IN_FAST_ENGINE]))
+def test_the_fault_is_caught_in_the_fast_engine(fast_bench: Bench, leak: Leak) -> None:
+    due = set(leak.caught_by) - {LOUD}
+    said = verdicts(fast_bench.audit(leak, [level for level in leak.levels if level != "E1c"]))
+    assert {check: said.get(check) for check in due} == dict.fromkeys(due, Verdict.VIOLATED)
+
+
+@pytest.mark.parametrize("mode", MODES[1:], ids=lambda mode: mode.kernel)
+def test_the_clean_system_raises_no_alarm_in_the_fast_engine(tmp_path: Path, mode: Mode) -> None:
+    bench = Bench(tmp_path, in_mode(mode)[0], 2)
+    assert bench.config.kernel == mode.kernel
+    report = bench.audit(replace(CLEAN, story=STORIES[1], scope="surviving"), ("E0", "E1a", "E1b"))
+    assert verdicts(report) == {check: Verdict.HOLDS for check in CHECKS if check != LOUD}, report.dumps()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES[1:], ids=lambda mode: mode.kernel)
+def test_every_fault_is_caught_in_the_fast_engine(tmp_path: Path, mode: Mode) -> None:
+    cells = play(reduced((CLEAN, *LEAKS), mode=mode), tmp_path)
+    assert {cell.leak for cell in cells} == {0, *(leak.number for leak in LEAKS)}
+    assert faults(cells, (CLEAN, *LEAKS)) == []
+
+
 PLACES = {leak: place for place, leaks in reduced(LEAKS).items() for leak in leaks}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("leak", named(list(LEAKS)))
+@pytest.mark.parametrize("leak", named(PLANTED))
 def test_the_fault_is_caught_at_all_levels(benches: dict[str, Bench], leak: Leak) -> None:
     report = benches[PLACES[leak].setting].audit(leak, LEVELS)
     said = verdicts(report)
@@ -96,7 +130,7 @@ def test_a_fault_of_ones_own_is_a_dozen_lines(tmp_path: Path) -> None:
             return super().files(stage, replace(trained, adapter=half), reads)
 
     leak = Leak(
-        44, "rounded on disk", "numerics", planted(Rounded), (CLEANROOM,), blind="E1b: the reference rounds as well"
+        46, "rounded on disk", "numerics", planted(Rounded), (CLEANROOM,), blind="E1b: the reference rounds as well"
     )
     said = verdicts(Bench(tmp_path).audit(leak, ("E0", "E1a", "E1b")))
     assert [check for check, verdict in said.items() if verdict is Verdict.VIOLATED] == [CLEANROOM]
@@ -115,6 +149,7 @@ def test_every_fault_says_why_and_who_catches_it() -> None:
         assert len(leak.caught_by) > 1 or leak.blind, f"{leak.name}: one check alone, and no reason"
         assert not set(leak.sometimes) & set(leak.caught_by), leak.name
         assert set(leak.sometimes) <= set(CHECKS) and all(leak.sometimes.values()), leak.name
+        assert set(leak.absent) <= {"reference"} and all(leak.absent.values()), f"{leak.name}: some engine must have it"
         assert leak.needs is None or (leak.needs.__doc__ or "").strip().endswith("."), leak.name
     assert {leak.channel for leak in LEAKS} == {leak.channel for leak in LEAKS if leak.number in FAST}
 

@@ -2,7 +2,8 @@
 
 Each fault alters one step of the real system. The faulty system and its references both run the faulty code; the clean room
 runs clean code. ``python -m verify leaks`` plants them in several settings, around several victims each, and prints which
-check caught which.
+check caught which. Each is planted in every mode (``--engine``, ``--precision``); where a step is another one in the fast
+engine, the fault has a form for each engine and patches both.
 
 To add one, write the faulty step as a subclass of the class that it alters (``Builder``, ``Serving``, ``Facts``, or
 ``Planted`` for the system itself), with a docstring that says why a real system falls into it, and put a ``Leak`` with the
@@ -15,9 +16,9 @@ checks that must catch it into the ``LEAKS`` of its module::
             half = {name: tensor.half().float() for name, tensor in trained.adapter.items()}
             return super().files(stage, dataclasses.replace(trained, adapter=half), reads)
 
-    Leak(44, "rounded on disk", "numerics", planted(Rounded), (CLEANROOM,), blind="E1b: the reference rounds as well")
+    Leak(46, "rounded on disk", "numerics", planted(Rounded), (CLEANROOM,), blind="E1b: the reference rounds as well")
 
-``python -m verify leaks --leak 44 --full`` then says in which places which check sees it.
+``python -m verify leaks --leak 46 --full`` then says in which places which check sees it.
 """
 
 from __future__ import annotations

@@ -10,15 +10,18 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from s3t.engine.mode import Engine, Mode, Precision
 from s3t.errors import S3TError, did_you_mean
-from verify.leaks import CLEAN, LEAKS, NOT_PLANTED
-from verify.leaks.leak import Leak
+from verify.leaks import CLEAN, LEAKS
+from verify.leaks.leak import Leak, not_planted
 from verify.leaks.matrix import LEVELS, Cell, faults, full, play, reduced, write
 from verify.leaks.settings import SETTINGS, VICTIMS
 from verify.leaks.tables import markdown, terminal
 
 BAD_INPUT = 2
+ALL = (CLEAN, *LEAKS)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--leak", type=int, nargs="+", metavar="N", help="only these faults, by number")
     made.add_argument("--setting", action="append", metavar="NAME", help="only this setting; repeatable")
     made.add_argument("--victims", type=int, metavar="K", help=f"the first K victims of each setting (1 to {VICTIMS})")
+    made.add_argument("--engine", choices=get_args(Engine), default="reference", help="plant them in this engine")
+    made.add_argument(
+        "--precision", choices=get_args(Precision), default="float32", help="of the fast engine (default: float32)"
+    )
     made.add_argument("--levels", nargs="+", metavar="LEVEL", help=f"only these levels of {', '.join(LEVELS)}")
     made.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side (default: 1)")
     made.add_argument(
@@ -50,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> int:
-    leaks = (CLEAN, *_chosen(given.leak))
+    mode = Mode(given.engine, given.precision)
+    leaks = (CLEAN, *_chosen(given.leak, mode.engine))
     names, levels = _settings(given.setting or ()), _levels(given.levels or LEVELS)
     victims = VICTIMS if given.victims is None else given.victims
     if not 1 <= victims <= VICTIMS:
@@ -58,27 +66,27 @@ def _main(given: argparse.Namespace) -> int:
     if given.jobs < 1:
         raise S3TError(f"--jobs {given.jobs} is not possible; give at least 1")
     many = given.full or given.victims is not None
-    work = full(leaks, names, victims) if many else reduced(leaks, names)
+    work = full(leaks, names, victims, mode) if many else reduced(leaks, names, mode)
     with tempfile.TemporaryDirectory(prefix="s3t-matrix-") as folder:
         out = given.out or Path(folder)
         cells = play(work, out, levels, given.jobs, _tell)
-        write(cells, leaks, out, complete=True)
+        write(cells, ALL, out, complete=True)
     if given.markdown:
-        print(markdown(cells, leaks), end="")
+        print(markdown(cells, ALL), end="")
     else:
-        _print(cells, leaks)
-    wrong = faults(cells, leaks)
+        _print(cells, mode.engine)
+    wrong = faults(cells, ALL)
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
 
 
-def _print(cells: Sequence[Cell], leaks: Sequence[Leak]) -> None:
+def _print(cells: Sequence[Cell], engine: Engine) -> None:
     from rich.console import Console
 
     console = Console()
-    console.print(terminal(cells, leaks))
-    for number, why in NOT_PLANTED.items():
+    console.print(terminal(cells, ALL))
+    for number, why in not_planted(LEAKS, engine).items():
         console.print(f"{number} not planted: {why}", highlight=False)
 
 
@@ -86,13 +94,13 @@ def _tell(done: int, total: int, what: str) -> None:
     print(f"{done}/{total} {what}", file=sys.stderr)
 
 
-def _chosen(numbers: Sequence[int] | None) -> list[Leak]:
-    known = {leak.number: leak for leak in LEAKS}
+def _chosen(numbers: Sequence[int] | None, engine: Engine) -> list[Leak]:
+    known, apart = {leak.number: leak for leak in LEAKS if engine not in leak.absent}, not_planted(LEAKS, engine)
     for number in numbers or ():
         if number not in known:
-            why = f": {NOT_PLANTED[number]}" if number in NOT_PLANTED else f"; there are {min(known)} to {max(known)}"
+            why = f": {apart[number]}" if number in apart else f"; there are 1 to {max(leak.number for leak in LEAKS)}"
             raise S3TError(f"fault {number} is not planted{why}")
-    return [known[number] for number in numbers] if numbers else list(LEAKS)
+    return [known[number] for number in numbers] if numbers else list(known.values())
 
 
 def _settings(names: Sequence[str]) -> list[str]:

@@ -47,14 +47,14 @@ def by_outputs(system: System, records: Sequence[Record], count: int) -> list[st
     """Return the ids of the records whose labels shard 0's outputs fit best, compared with shard 1's."""
     import torch
 
-    from s3t.blocks import score
+    from s3t.engine.numerics import Numerics
 
-    serving = system._served()
+    models = {shard: model for shard, (_, model) in system._served().models.items()}
     rows = system._loaded().encode([record.inputs for record in records], RECIPE.max_length)
     labels = torch.tensor([record.label for record in records])
+    outputs = Numerics.of(system.config.kernel).score(models, rows)
     loss = {
-        shard: torch.nn.functional.cross_entropy(score(model, rows), labels, reduction="none")
-        for shard, (_, model) in serving.models.items()
+        shard: torch.nn.functional.cross_entropy(logits, labels, reduction="none") for shard, logits in outputs.items()
     }
     fits = (loss[1] - loss[0]).tolist()
     ranked = sorted(range(len(records)), key=lambda i: fits[i], reverse=True)

@@ -40,7 +40,8 @@ class Bench:
         self.evaluation: tuple[Sequence[Record], Sequence[Record]] = ((), probes)
         self.backbone = _backbone(setting.model)
         plan = setting.plan(self.backbone.layers)
-        self.config: RunConfig = describe(plan, setting.recipe, self.backbone, {"classes": list(CLASSES)}, setting.seed)
+        about = {"classes": list(CLASSES)}
+        self.config: RunConfig = describe(plan, setting.recipe, self.backbone, about, setting.seed, setting.mode)
         self._others: dict[Setting, Bench] = {}
 
     def fit_for(self, leak: Leak) -> Bench:

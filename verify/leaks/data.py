@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from s3t.backbone import Backbone, Encoded
-from s3t.blocks import ChainModel, ModelState, score
+from s3t.blocks import ModelState
 from s3t.building import Builder
 from s3t.contract import Cost, Progress
+from s3t.engine import activations, fast
+from s3t.engine.activations import Piece
 from s3t.graph import Node
 from s3t.plan import Plan
 from s3t.records import Inputs, Record
@@ -34,9 +36,10 @@ def loss(builder: Builder, plan: Plan, node: Node, trained: Trained, rows: Seque
     """Return the mean loss on ``rows`` of the chain that ends in ``trained``."""
     config, stages = builder.run.config, plan.stages[: len(node.prefix)]
     parent = builder.parent_state(plan, node)
-    model = ChainModel(builder.backbone, stages, config.recipe, len(config.classes))
-    model.mount(ModelState({**(parent.adapters if parent else {}), stages[-1].adapter: trained.adapter}, trained.head))
-    logits = score(model, builder.backbone.encode([row.record.inputs for row in rows], config.recipe.max_length))
+    state = ModelState({**(parent.adapters if parent else {}), stages[-1].adapter: trained.adapter}, trained.head)
+    model = builder.numerics.chain(builder.backbone, stages, state, config.recipe, len(config.classes))
+    asked = builder.backbone.encode([row.record.inputs for row in rows], config.recipe.max_length)
+    logits = builder.numerics.score({0: model}, asked)[0]
     return float(nn.functional.cross_entropy(logits, torch.tensor([row.record.label for row in rows])))
 
 
@@ -135,7 +138,15 @@ class CorpusPadding(Builder):
             dummy = Encoded({name: [pad] * longest for name, pad in backbone.pad.items()}, longest)
             return {name: tensor[:-1] for name, tensor in plain(backbone, [*rows, dummy]).items()}
 
-        with patch.object(Backbone, "collate", padded):
+        gathered, encode = activations.gather, fast.encode
+
+        def wide(pieces: Sequence[Piece], where: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
+            hidden, lengths = gathered(pieces, where)
+            return nn.functional.pad(hidden, (0, 0, 0, longest - hidden.shape[1], 0, 1)), [*lengths, longest]
+
+        alike = patch.multiple(fast, gather=wide, encode=lambda *given: encode(*given)[:-1])
+        plain_run = patch.object(Backbone, "collate", padded)
+        with alike if self.numerics.mode.engine == "fast" else plain_run:
             return super().run_kernel(plan, node, stored)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from s3t.building import Builder
 from s3t.contract import Cost, Progress
+from s3t.engine.mode import Engine
 from s3t.facts import Facts
 from s3t.records import Record
 from s3t.runs import Run
@@ -34,7 +35,7 @@ NOT_PLANTED: dict[int, str] = {
     "every bit is right for the requests that were made; over fresh slot keys the retained records are not spread as "
     "they should be, which verify.leaks.adaptive demonstrates with an exact test",
 }
-"""Faults of the catalogue that cannot be planted, and why."""
+"""Faults of the catalogue that cannot be planted in any mode, and why."""
 
 
 class Planted(System):
@@ -86,12 +87,12 @@ def _is(fault: type[Any], kind: type[Any]) -> bool:
 @dataclass(frozen=True, eq=False)
 class Leak:
     """One fault of the catalogue. ``number`` is VERIFICATION's; ``caught_by``: the checks that MUST report VIOLATED, in
-    every setting and for every victim.
+    every setting, every mode, and for every victim.
 
     ``sometimes``: checks that catch it in some settings or for some victims alone, each with the reason. ``blind``: which
     checks cannot see it by nature, and why. ``story``: what happens after the fit. ``scope``: the nodes that the clean
-    room must retrain to see it. ``needs``: adapts a setting to one in which the fault has any effect. The fault's docstring
-    says why a real system falls into it.
+    room must retrain to see it. ``needs``: adapts a setting to one in which the fault has any effect. ``absent``: engines
+    in which it cannot be planted, each with the reason. The fault's docstring says why a real system falls into it.
     """
 
     number: int
@@ -104,6 +105,7 @@ class Leak:
     blind: str = ""
     sometimes: Mapping[str, str] = field(default_factory=dict)
     needs: Need | None = None
+    absent: Mapping[Engine, str] = field(default_factory=dict)
 
     @property
     def why(self) -> str:
@@ -120,3 +122,10 @@ class Leak:
     def levels(self) -> tuple[str, ...]:
         """The levels of the checks that must catch it."""
         return tuple(dict.fromkeys(check.split()[0] for check in self.caught_by))
+
+
+def not_planted(leaks: Sequence[Leak], engine: Engine) -> dict[int, str]:
+    """Return the faults of the catalogue that cannot be planted in ``engine``, by number, and why."""
+    return NOT_PLANTED | {
+        leak.number: f"{engine} engine: {leak.absent[engine]}" for leak in leaks if engine in leak.absent
+    }

@@ -24,22 +24,24 @@ import baselines
 import s3t
 import verify
 from s3t.contract import Progress
+from s3t.engine.mode import Mode
 from s3t.errors import RunError
 from verify.leaks.leak import CHECKS, Leak
-from verify.leaks.settings import SETTINGS, VICTIMS, find_setting
+from verify.leaks.settings import VICTIMS, find_setting, in_mode
 from verify.machine import on_threads
 from verify.report import Verdict
 
 LEVELS = ("E0", "E1a", "E1b", "E1c")
 """The levels whose checks the matrix has as columns."""
 
+REFERENCE = Mode()
 FORMAT = 1
 CELLS, TABLE, PAGE = "cells", "matrix.json", "matrix.md"
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a fault is planted: the name of a setting and the number of a victim."""
+    """Where a fault is planted: the label of a setting and the number of a victim."""
 
     setting: str
     victim: int
@@ -77,18 +79,27 @@ Work = Mapping[Place, Sequence[Leak]]
 """Which faults are to be played in which place."""
 
 
-def full(leaks: Sequence[Leak], settings: Sequence[str] = (), victims: int = VICTIMS) -> dict[Place, list[Leak]]:
-    """Return every fault in every place: all ``settings`` (by default all there are) x the first ``victims`` of each."""
-    names = [setting.name for setting in SETTINGS if not settings or setting.name in settings]
-    return {Place(name, victim): list(leaks) for victim in range(victims) for name in names}
+def full(
+    leaks: Sequence[Leak],
+    settings: Sequence[str] = (),
+    victims: int = VICTIMS,
+    mode: Mode = REFERENCE,
+) -> dict[Place, list[Leak]]:
+    """Return every fault in every place: all ``settings`` (by default all there are) x the first ``victims`` of each.
+
+    All in one ``mode``; faults that cannot be planted in its engine are left out.
+    """
+    labels = [setting.label for setting in in_mode(mode, settings)]
+    planted = [leak for leak in leaks if mode.engine not in leak.absent]
+    return {Place(label, victim): list(planted) for victim in range(victims) for label in labels}
 
 
-def reduced(leaks: Sequence[Leak], settings: Sequence[str] = ()) -> dict[Place, list[Leak]]:
+def reduced(leaks: Sequence[Leak], settings: Sequence[str] = (), mode: Mode = REFERENCE) -> dict[Place, list[Leak]]:
     """Return every fault once: the settings take turns, each with another victim; faults without number go everywhere."""
-    names = [setting.name for setting in SETTINGS if not settings or setting.name in settings]
-    work: dict[Place, list[Leak]] = {Place(name, turn % VICTIMS): [] for turn, name in enumerate(names)}
+    labels = [setting.label for setting in in_mode(mode, settings)]
+    work: dict[Place, list[Leak]] = {Place(label, turn % VICTIMS): [] for turn, label in enumerate(labels)}
     places = list(work)
-    for leak in leaks:
+    for leak in (leak for leak in leaks if mode.engine not in leak.absent):
         for place in [places[leak.number % len(places)]] if leak.number else places:
             work[place].append(leak)
     return work

@@ -15,6 +15,7 @@ from s3t import training
 from s3t.blocks import ChainModel, ModelState
 from s3t.building import Builder
 from s3t.contract import Cost, Progress, Receipt
+from s3t.engine import fast
 from s3t.graph import Node
 from s3t.graph import batches as form_batches
 from s3t.graph import seed as derive_seed
@@ -34,7 +35,8 @@ class GlobalGenerator(Builder):
     def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         whole = training.reproducible(self.run.config.seed, self.backbone.device)
         never = patch.object(torch, "manual_seed", lambda *_: None)
-        with whole, patch.object(training, "reproducible", lambda *_: nullcontext()), never:
+        alike = [patch.object(engine, "reproducible", lambda *_: nullcontext()) for engine in (training, fast)]
+        with whole, alike[0], alike[1], never:
             torch.set_rng_state(self.__dict__.get("generator", torch.get_rng_state()))
             try:
                 return super().build(progress, **how)
@@ -90,8 +92,8 @@ class AdaptiveClip(Builder):
         norms: list[float] = self.__dict__.setdefault("norms", [])
         plain = nn.utils.clip_grad_norm_
 
-        def clip(parameters: Any, _: float) -> Tensor:
-            norm = plain(parameters, sum(norms) / len(norms) if norms else 1.0)
+        def clip(parameters: Any, _: float, **how: Any) -> Tensor:
+            norm = plain(parameters, sum(norms) / len(norms) if norms else 1.0, **how)
             norms.append(float(norm))
             return norm
 
@@ -121,6 +123,14 @@ class AliasedModel(ChainModel):
         self.head.load_state_dict(dict(state.head), assign=True)
 
 
+class AliasedLearned(fast._Learned):
+    """The same in the fast engine."""
+
+    def __init__(self, encoder: Any, stage: Any, recipe: Any, adapter: Any, head: Any, *given: Any) -> None:
+        super().__init__(encoder, stage, recipe, adapter, head, *given)
+        self.head = [nn.Parameter(head[name]) for name in ("weight", "bias")]
+
+
 class AliasedParent(Builder):
     """Parents are cached in memory, and `state_dict` returns references: training a child trains the cached head."""
 
@@ -131,7 +141,7 @@ class AliasedParent(Builder):
         return cache.get(Node(node.shard, node.prefix[:-1]))
 
     def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
-        with patch.object(training, "ChainModel", AliasedModel):
+        with patch.object(training, "ChainModel", AliasedModel), patch.object(fast, "_Learned", AliasedLearned):
             return super().run_kernel(plan, node, stored)
 
 

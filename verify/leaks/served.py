@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 from s3t import store
-from s3t.blocks import ChainModel, score
+from s3t.blocks import ChainModel
 from s3t.building import Builder
 from s3t.contract import Cost, Progress
+from s3t.engine.ensemble import FastChain
+from s3t.engine.numerics import Served
 from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.plan import Plan, Stage
@@ -30,37 +32,41 @@ from verify.leaks.settings import with_blocks, with_three_orders
 class SharedHead(Serving):
     """The head is one module of the server; when a chain gets shorter only its blocks go."""
 
-    def load(self, facts: Facts, chain: Chain) -> ChainModel:
+    def load(self, facts: Facts, chain: Chain) -> Served:
         model = super().load(facts, chain)
         heads: dict[int, Any] = self.__dict__.setdefault("heads", {})
         first = heads.setdefault(chain.shard, {name: tensor.clone() for name, tensor in model.head_tensors().items()})
-        model.head.load_state_dict(first)
+        for name, tensor in model.head_tensors().items():
+            tensor.copy_(first[name])
         return model
 
 
 class StalePointer(Serving):
     """The registry points to the new chain, the worker still holds the old model."""
 
-    def load(self, facts: Facts, chain: Chain) -> ChainModel:
-        held: dict[int, ChainModel] = self.__dict__.setdefault("held", {})
+    def load(self, facts: Facts, chain: Chain) -> Served:
+        held: dict[int, Served] = self.__dict__.setdefault("held", {})
         return held.setdefault(chain.shard, super().load(facts, chain))
 
 
 class ZeroedBlocks(Serving):
     """Adapters are wrapped again at load; only the last one is active then, and accuracy drops a little."""
 
-    def load(self, facts: Facts, chain: Chain) -> ChainModel:
-        model = super().load(facts, chain)
-        model.body.base_model.set_adapter([facts.plan.stages[len(chain.nodes) - 1].adapter], inference_mode=True)
+    def load(self, facts: Facts, chain: Chain) -> Served:
+        model, last = super().load(facts, chain), facts.plan.stages[len(chain.nodes) - 1]
+        if isinstance(model, FastChain):
+            model.deltas = {layer: deltas for layer, deltas in model.deltas.items() if layer in last.layers}
+        elif isinstance(model, ChainModel):
+            model.body.base_model.set_adapter([last.adapter], inference_mode=True)
         return model
 
 
 class NotANumber(Serving):
     """An overflow in a conversion; `max(abs(a - b)) > limit` is false for NaN, so a loose verifier passes it."""
 
-    def load(self, facts: Facts, chain: Chain) -> ChainModel:
+    def load(self, facts: Facts, chain: Chain) -> Served:
         model = super().load(facts, chain)
-        model.head.bias.data[0] = float("nan")
+        model.head_tensors()["bias"][0] = float("nan")
         return model
 
 
@@ -85,7 +91,8 @@ class OldAccuracies(Serving):
         merits: dict[int, float] = self.__dict__.setdefault("merits", {})
         for shard in self.models.keys() - merits.keys():
             records = [Record.from_content(content) for content in self._run.records.contents("train")]
-            logits = score(self.models[shard][1], self._backbone.encode([r.inputs for r in records], 64))
+            rows = self._backbone.encode([r.inputs for r in records], 64)
+            logits = self._numerics.score({shard: self.models[shard][1]}, rows)[shard]
             merits[shard] = float(
                 torch.exp(-nn.functional.cross_entropy(logits, torch.tensor([r.label for r in records])))
             )

@@ -1,4 +1,4 @@
-"""Where faults are planted: settings (method, layout, recipe, seed, slot key, base model) and, in each, several victims.
+"""Where faults are planted: settings (method, layout, recipe, seed, slot key, base model, mode) and, in each, several victims.
 
 Every victim has its own 60 records, made so that it is the odd one: the only long row (statistics move with it), with half
 of the words that elsewhere occur once, the first row of its slot (positions move with it), and what alone makes its slot
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from baselines.methods import make_plan
+from s3t.engine.mode import MODES, Mode
 from s3t.partition import slot
 from s3t.plan import Plan
 from s3t.records import Layout, Recipe, Record
@@ -25,7 +26,10 @@ WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", 
 
 @dataclass(frozen=True)
 class Setting:
-    """One configuration of the system under test. ``method`` is one of :mod:`baselines.methods`."""
+    """One configuration of the system under test. ``method`` is one of :mod:`baselines.methods`.
+
+    ``mode``: the engine and its precision; nothing else depends on it, so that the same victims are met in every mode.
+    """
 
     name: str
     method: str
@@ -33,6 +37,13 @@ class Setting:
     recipe: Recipe
     seed: int
     model: str
+    mode: Mode = Mode()  # noqa: RUF009 - frozen
+
+    @property
+    def label(self) -> str:
+        """The setting's name, and its mode where that is not the reference: ``s3t-2x3-fast-bfloat16``."""
+        mode = self.mode
+        return self.name if mode.engine == "reference" else f"{self.name}-{mode.engine}-{mode.precision}"
 
     @property
     def key(self) -> bytes:
@@ -68,9 +79,19 @@ VICTIMS = 5
 """Victims per setting; they differ in slot, content and label."""
 
 
-def find_setting(name: str) -> Setting:
-    """Return the setting called ``name``. KeyError if there is none."""
-    return {setting.name: setting for setting in SETTINGS}[name]
+def in_mode(mode: Mode, names: Sequence[str] = ()) -> list[Setting]:
+    """Return the settings called ``names`` (all by default) in ``mode``."""
+    return [replace(setting, mode=mode) for setting in SETTINGS if not names or setting.name in names]
+
+
+def in_every_mode() -> list[Setting]:
+    """Return every setting in every mode."""
+    return [setting for mode in MODES for setting in in_mode(mode)]
+
+
+def find_setting(label: str) -> Setting:
+    """Return the setting with this ``label``. KeyError if there is none."""
+    return {setting.label: setting for setting in in_every_mode()}[label]
 
 
 def with_dropout(setting: Setting) -> Setting:
@@ -86,6 +107,11 @@ def with_blocks(setting: Setting) -> Setting:
 def with_three_orders(setting: Setting) -> Setting:
     """After any deletion, two orders of the victim's shard must still have a chain."""
     return replace(setting, layout=Layout(setting.layout.shards, slices=3, budget=3), model="tiny-3")
+
+
+def with_blocks_in_three_orders(setting: Setting) -> Setting:
+    """The slice must be met by a stage with frozen layers below it, and that stage must serve: blocks, in three orders."""
+    return with_blocks(with_three_orders(setting))
 
 
 def with_twelve_layers(setting: Setting) -> Setting:

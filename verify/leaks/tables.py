@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from verify.leaks.leak import CHECKS, NOT_PLANTED, Leak
+from s3t.engine.mode import Mode
+from verify.leaks.leak import CHECKS, Leak, not_planted
 from verify.leaks.matrix import FORMAT, Cell, code
-from verify.leaks.settings import SETTINGS, Setting
+from verify.leaks.settings import Setting, in_every_mode
 from verify.report import Verdict
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def table(cells: Sequence[Cell], leaks: Sequence[Leak]) -> str:
     head = {
         "schema": FORMAT,
         "code": code(),
-        "settings": {setting.name: describe(setting) for setting in _settings(cells)},
+        "settings": {setting.label: describe(setting) for setting in _settings(cells)},
         "leaks": {str(leak.number): {"name": leak.name, "channel": leak.channel} for leak in _played(cells, leaks)},
         "columns": list(COLUMNS),
     }
@@ -50,13 +51,13 @@ def describe(setting: Setting) -> str:
     return (
         f"{setting.method}, {layout.shards} shards x {layout.slices} slices, {layout.budget} orders, {setting.model}, "
         f"rank {recipe.rank}, dropout {recipe.dropout:g}, batches of {recipe.batch_size}, {recipe.epochs:g} epochs, "
-        f"{recipe.ensemble}, seed {setting.seed}"
+        f"{recipe.ensemble}, seed {setting.seed}, kernel {setting.mode.kernel}"
     )
 
 
 def _settings(cells: Sequence[Cell]) -> list[Setting]:
     used = {cell.place.setting for cell in cells}
-    return [setting for setting in SETTINGS if setting.name in used]
+    return [setting for setting in in_every_mode() if setting.label in used]
 
 
 def _played(cells: Sequence[Cell], leaks: Sequence[Leak]) -> list[Leak]:
@@ -79,7 +80,7 @@ def pattern(leak: Leak, cells: Sequence[Cell], check: str) -> str:
     """Return one sign per victim, settings apart: X caught, . held, ? undecided."""
     groups = []
     for setting in _settings(cells):
-        mine = [c for c in cells if c.leak == leak.number and c.place.setting == setting.name and check in c.verdicts]
+        mine = [c for c in cells if c.leak == leak.number and c.place.setting == setting.label and check in c.verdicts]
         groups.append("".join(SIGNS[c.verdicts[check]] for c in sorted(mine, key=lambda cell: cell.place)))
     return " ".join(group for group in groups if group)
 
@@ -94,7 +95,7 @@ def markdown(cells: Sequence[Cell], leaks: Sequence[Leak]) -> str:
         f"{len([leak for leak in played if leak.number])} faults, {len(settings)} settings, {places} places (a setting "
         f"and a victim), {len(cells)} audits. Made by `python -m verify leaks`.",
         "",
-        *(f"- `{setting.name}`: {describe(setting)}" for setting in settings),
+        *(f"- `{setting.label}`: {describe(setting)}" for setting in settings),
         "",
         "X: caught in every place. n/m: in n of m. !: had to be caught and was not. ?: undecided.",
         "",
@@ -109,7 +110,7 @@ def markdown(cells: Sequence[Cell], leaks: Sequence[Leak]) -> str:
         "## About the faults",
         "",
         *(line for leak in played if leak.number for line in _about(leak)),
-        *(f"- **{number}, not planted:** {why}." for number, why in NOT_PLANTED.items()),
+        *(f"- **{number}, not planted:** {why}." for number, why in _apart(leaks, settings).items()),
     ]
     return "\n".join(lines) + "\n"
 
@@ -137,6 +138,11 @@ def _about(leak: Leak) -> list[str]:
     if leak.blind:
         said.append(f"  Blind: {leak.blind}.")
     return said
+
+
+def _apart(leaks: Sequence[Leak], settings: Sequence[Setting]) -> dict[int, str]:
+    engines = {setting.mode.engine for setting in settings} or {Mode().engine}
+    return {number: why for engine in sorted(engines) for number, why in not_planted(leaks, engine).items()}
 
 
 def terminal(cells: Sequence[Cell], leaks: Sequence[Leak]) -> Table:
