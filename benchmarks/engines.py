@@ -6,6 +6,7 @@ packages and the base model, which both sides share.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from benchmarks import ablation as ablated
 from benchmarks.flops import count_flops
 from benchmarks.life import accuracy
 from benchmarks.metering import Meter, Usage
@@ -98,7 +100,7 @@ class Ours:
                 found = accuracy(system, job.data.test)[0] if job.data.test else None
         finally:
             system.close()
-            shutil.rmtree(job.folder)
+            shutil.rmtree(job.folder, ignore_errors=True)
         return Outcome(meter.usage, cost.record_passes, cost.layer_passes, cost.optimizer_steps, found)
 
 
@@ -147,9 +149,23 @@ def ours() -> list[Ours]:
     ]
 
 
-def ablation() -> list[Ours]:
-    """Return the modes of the ablation table, from the whole engine down; each is timed against the first."""
-    return [*reversed(ours())]
+def ablation(*, precision: str = "bfloat16", small: bool = False) -> list[Ours]:
+    """Return the modes of the ablation table: the whole fast engine, then one part at a time switched off or replaced.
+
+    ``small``: without what takes long to begin, compiled layers and workers.
+    """
+    whole = Ours(f"fast, {precision}", "fast", precision)
+    switched = ablated.PARTS if small else ablated.PARTS | ablated.COMPILED
+    parts = [dataclasses.replace(whole, mode=name, around=around) for name, around in switched.items()]
+    files = dataclasses.replace(whole, mode="activations in files", resources=ablated.IN_FILES)
+    pooled = dataclasses.replace(whole, mode="2 workers", resources=ablated.WORKERS)
+    return [
+        whole,
+        *parts,
+        files,
+        *([] if small else [pooled]),
+        *(mode for mode in reversed(ours()) if mode.mode != whole.mode),
+    ]
 
 
 def counted(side: Side, job: Job) -> float:

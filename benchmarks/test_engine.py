@@ -92,7 +92,7 @@ def test_ablation(benchmark: Any, bench: Workbench, data: str, limits: Limits, t
     """Each mode of the ablation table against the first, one order per shard, as many rounds as seeds."""
     benchmark.group = f"engine: {data}, ablation"
     dataset, layout = _dataset(bench, data, limits), bench.layout("s3t", 1)
-    modes, about = ablation(), _about(bench, dataset, layout)
+    modes, about = ablation(small=bench.profile.name != "full"), _about(bench, dataset, layout)
     seeds = bench.profile.seeds[: bench.profile.engine_seeds]
     jobs = [_job(bench, _untested(dataset), layout, seed, tmp_path / "run") for seed in seeds]
     with bench.answering(metric="times the whole engine's seconds", method="s3t", **about):
@@ -226,8 +226,8 @@ def _warm_up(bench: Workbench, sides: Sequence[Side], dataset: Dataset, folder: 
     recipe = dataclasses.replace(bench.profile.recipe("s3t"), epochs=1.0)
     for side in sides:
         side.run(Job(dataset.subset(24, 0, 4), Layout(1, 2, 1), recipe, 0, bench.backbone, folder))
-    gc.collect()
-    gc.freeze()
+        gc.collect()
+        gc.freeze()
 
 
 def _about(bench: Workbench, dataset: Dataset, layout: Layout) -> dict[str, Any]:

@@ -8,7 +8,7 @@ in float32. Stages that train every tensor (kind full) are the reference kernel'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +19,7 @@ from s3t.blocks import ModelState
 from s3t.engine import lora
 from s3t.engine.activations import Piece, activate, gather
 from s3t.engine.encoder import Encoder
-from s3t.engine.layers import Layer
+from s3t.engine.layers import Block
 from s3t.engine.mode import Precision
 from s3t.errors import IsolationError, S3TError
 from s3t.records import Recipe
@@ -56,16 +56,16 @@ def train_node_fast(
     with reproducible(seeds.dropout, backbone.device):
         adapter, head = _initial(encoder, stages, parent, recipe, seeds, classes)
         given = {} if parent is None else {n: t for n, t in parent.adapters.items() if n != stage.adapter}
-        layers = lora.merged(encoder, stages[:-1], recipe, given)
-        depth = min(layer for s in stages for layer in s.layers)
+        layers, beside = frozen(encoder, stages[:-1], recipe, given)
+        depth = prefix_depth(stages)
         pieces, where, computed = _inputs(encoder, rows, depth, keep)
-        learned = _Learned(encoder, stage, recipe, adapter, head)
-        frozen = [t for layer in layers[depth:] for t in layer.tensors()]
-        versions = [t._version for t in frozen]
+        learned = _Learned(encoder, stage, recipe, adapter, head, beside)
+        fixed = [t for layer in layers[depth:] for t in layer.tensors()]
+        versions = [t._version for t in fixed]
         torch.manual_seed(seeds.dropout)
         labels = torch.tensor([row.label for row in rows], device=backbone.device)
         _run(encoder, layers[depth:], depth, learned, pieces, where, labels, batches, recipe, finite)
-        if versions != [t._version for t in frozen] or any(t.requires_grad for t in frozen):
+        if versions != [t._version for t in fixed] or any(t.requires_grad for t in fixed):
             raise IsolationError(f"training adapter {stage.adapter!r} changed a frozen tensor; nothing was stored")
     passes = sum(len(batch) for batch in batches)
     above = backbone.layers - depth
@@ -78,11 +78,32 @@ def train_node_fast(
     )
 
 
+def prefix_depth(stages: Sequence[Stage]) -> int:
+    """Return how many layers lie below every adapter of ``stages``."""
+    return min(layer for stage in stages for layer in stage.layers)
+
+
+def frozen(
+    encoder: Encoder, stages: Sequence[Stage], recipe: Recipe, adapters: Mapping[str, Mapping[str, Tensor]]
+) -> tuple[tuple[Block, ...], lora.ByLayer]:
+    """Return the layers with the earlier stages' adapters, and what is to be added beside them: nothing, all is merged."""
+    return lora.merged(encoder, stages, recipe, adapters), {}
+
+
 class _Learned:
-    """What a stage trains: the adapter's pairs A, B in order, then the head's weight and bias; float32, on the device."""
+    """What a stage trains: the adapter's pairs A, B in order, then the head's weight and bias; float32, on the device.
+
+    ``deltas``: its adapter and those ``beside`` it, by layer.
+    """
 
     def __init__(
-        self, encoder: Encoder, stage: Stage, recipe: Recipe, adapter: dict[str, Tensor], head: dict[str, Tensor]
+        self,
+        encoder: Encoder,
+        stage: Stage,
+        recipe: Recipe,
+        adapter: dict[str, Tensor],
+        head: dict[str, Tensor],
+        beside: lora.ByLayer,
     ) -> None:
         device = encoder.backbone.device
         self.places = lora.places(encoder, stage, recipe)
@@ -90,7 +111,7 @@ class _Learned:
         self.body = [nn.Parameter(adapter[name].to(device, copy=True)) for name in names]
         self.head = [nn.Parameter(head[name].to(device, copy=True)) for name in ("weight", "bias")]
         tensors = dict(zip(names, self.body, strict=True))
-        self.deltas = lora.deltas(encoder, stage, recipe, tensors, dropout=recipe.dropout)
+        self.deltas: lora.ByLayer = {**beside, **lora.deltas(encoder, stage, recipe, tensors, dropout=recipe.dropout)}
 
 
 def _initial(
@@ -134,7 +155,7 @@ def _inputs(
 
 def _run(
     encoder: Encoder,
-    layers: Sequence[Layer],
+    layers: Sequence[Block],
     depth: int,
     learned: _Learned,
     pieces: Sequence[Piece],
@@ -148,15 +169,16 @@ def _run(
     groups = [{"params": learned.body, "lr": recipe.lr}, {"params": learned.head, "lr": recipe.head_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
     peaks = (recipe.lr, recipe.head_lr)
+    answers = labels[[i for batch in batches for i in batch]].split([len(batch) for batch in batches])
     norms = []
     for step, batch in enumerate(batches):
         share = schedule(step, len(batches), recipe.warmup)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * share
-        hidden, lengths = gather(pieces, [where[i] for i in batch])
+        hidden, lengths = gather(pieces, [where[i] for i in batch], encoder.backbone.device)
         features = encode(encoder, layers, depth, hidden, lengths, learned.deltas)
         logits = nn.functional.linear(features, *learned.head)
-        loss = nn.functional.cross_entropy(logits, labels[list(batch)])
+        loss = nn.functional.cross_entropy(logits, answers[step])
         loss.backward()  # type: ignore[no-untyped-call]
         norms.append(nn.utils.clip_grad_norm_(everything, recipe.clip, foreach=True))
         optimizer.step()
@@ -168,27 +190,22 @@ def _run(
 
 def encode(
     encoder: Encoder,
-    layers: Sequence[Layer],
+    layers: Sequence[Block],
     depth: int,
     hidden: Tensor,
     lengths: Sequence[int],
     deltas: lora.ByLayer,
 ) -> Tensor:
-    """Put ``hidden``, the input of layer ``depth``, through ``layers`` and return its mean over tokens, float32.
+    """Put ``hidden``, the input of layer ``depth``, through ``layers``, which end with the last, and return the features.
 
-    hidden: (rows, tokens, hidden); result: (rows, hidden).
+    hidden: (rows, tokens, hidden); result: (rows, hidden), float32.
     """
+    if not layers:
+        return encoder.pool(hidden, lengths)
     bias = encoder.bias(lengths)
-    for i, layer in enumerate(layers, start=depth):
+    for i, layer in enumerate(layers[:-1], start=depth):
         hidden = layer(hidden, bias, deltas.get(i))
-    return pooled(hidden, lengths)
-
-
-def pooled(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Return the mean over each row's first ``lengths`` tokens, in float32: (rows, hidden)."""
-    counts = torch.tensor(lengths, device=hidden.device)
-    real = torch.arange(hidden.shape[1], device=hidden.device)[None] < counts[:, None]
-    return (hidden.float() * real[:, :, None]).sum(1) / counts[:, None]
+    return encoder.finish(layers[-1], hidden, bias, lengths, deltas.get(depth + len(layers) - 1))
 
 
 def _kept(tensor: Tensor) -> Tensor:
