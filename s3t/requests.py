@@ -7,16 +7,18 @@ process left in between is completed by the next one. Nothing here takes longer 
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from s3t.contract import Slot
-from s3t.errors import RecordError, RunError
+from s3t.errors import BusyError, RecordError, RunError
 from s3t.facts import Facts
 from s3t.partition import tag
 from s3t.records import Record
-from s3t.runs import Run
+from s3t.runs import ACTIVATIONS, Run
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ def erase(run: Run, dropped: set[str]) -> None:
     """
     _erase_rows(run)
     run.nodes.erase(dropped)
+    _erase_activations(run)
+
+
+def _erase_activations(run: Run) -> None:
+    """Erase activations that a build left when it was cut short; a build under way erases its own at its end."""
+    if (run.path / ACTIVATIONS).exists():
+        with suppress(BusyError), run.building():
+            shutil.rmtree(run.path / ACTIVATIONS, ignore_errors=True)
 
 
 def _erase_rows(run: Run) -> None:

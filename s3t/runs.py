@@ -27,6 +27,8 @@ from s3t.rows import CONTENTS, INDEX, RecordStore
 from s3t.store import NodeStore, no_space, sync_folder, write_synced
 
 CONFIG, KEY, LEDGER, NODES, COMMITMENTS = "run.json", "secret.key", "ledger.sqlite", "nodes", "commitments"
+ACTIVATIONS = "activations"
+"""Folder of what the fast engine keeps of rows while a build runs; it is gone when no build does."""
 
 
 @dataclass(frozen=True)

@@ -60,5 +60,5 @@ def describe_status(run: Run, facts: Facts) -> Status:
         missing_nodes=len(facts.missing()),
         bytes=run.nodes.bytes(),
         cost=facts.cost,
-        stores=(runs.LEDGER, CONTENTS, INDEX, f"{runs.NODES}/"),
+        stores=(runs.LEDGER, CONTENTS, INDEX, f"{runs.NODES}/", f"{runs.ACTIVATIONS}/"),
     )

@@ -248,11 +248,11 @@ class ForgetfulCache(Builder):
 
 
 class KeptSpill(Builder):
-    """Hidden states that did not fit in memory stay in their folder, so that a refresh begins where the build ended."""
+    """Hidden states that did not fit in memory lie in a folder of their own, so that a refresh finds them; nothing erases it."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.activations = activations.Activations(0, self.run.path / activations.FOLDER)
+        self.activations = activations.Activations(0, self.run.path / "hidden")
 
     def build(self, progress: Progress | None = None, **how: bool) -> Cost:
         """Build as ever, and erase nothing at the end."""
