@@ -71,11 +71,16 @@ def activate(encoder: Encoder, rows: Sequence[Encoded], depths: Iterable[int]) -
     return {depth: Piece(flat[depth], starts, lengths) for depth in wanted}
 
 
-def gather(pieces: Sequence[Piece], where: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
-    """Return a padded batch (rows, longest, hidden) of the rows ``where`` (piece, row in it), and their lengths."""
+def gather(
+    pieces: Sequence[Piece], where: Sequence[tuple[int, int]], device: torch.device | None = None
+) -> tuple[Tensor, list[int]]:
+    """Return a padded batch (rows, longest, hidden) of the rows ``where`` (piece, row in it), and their lengths.
+
+    It is made on ``device``, or where the first piece is; pieces that were spilled are on the CPU.
+    """
     lengths = [pieces[piece].lengths[i] for piece, i in where]
     flat = pieces[0].flat
-    out = torch.zeros(len(where), max(lengths), flat.shape[1], dtype=flat.dtype, device=flat.device)
+    out = torch.zeros(len(where), max(lengths), flat.shape[1], dtype=flat.dtype, device=device or flat.device)
     for at, (piece, i) in enumerate(where):
         out[at, : lengths[at]] = pieces[piece].row(i)
     return out, lengths

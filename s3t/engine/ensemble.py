@@ -22,7 +22,6 @@ from s3t.backbone import Backbone, Encoded
 from s3t.blocks import ModelState
 from s3t.engine import lora
 from s3t.engine.encoder import Encoder
-from s3t.engine.fast import pooled
 from s3t.engine.layers import Delta
 from s3t.engine.mode import Precision
 from s3t.records import Recipe
@@ -154,13 +153,16 @@ def _above(
     ``chains`` in order of lowest layer: each leaves the ``trunk`` (by depth) there and joins the stack.
     """
     stack: list[Tensor] = []
-    for depth in range(chains[0].lowest, len(encoder.layers)):
+    last = len(encoder.layers) - 1
+    for depth in range(chains[0].lowest, last + 1):
         stack += [trunk[depth] for chain in chains if chain.lowest == depth]
         inside = sum(chain.lowest <= depth for chain in chains)
         hidden = torch.cat(stack) if len(stack) > 1 else stack[0]
         wide = bias.repeat(inside, 1, 1, 1) if bias is not None and len(bias) > 1 else bias
-        stack = [encoder.layers[depth](hidden, wide, _deltas(chains[:inside], depth))]
-    return pooled(stack[0], list(lengths) * len(chains))
+        layer, deltas = encoder.layers[depth], _deltas(chains[:inside], depth)
+        if depth < last:
+            stack = [layer(hidden, wide, deltas)]
+    return encoder.finish(layer, hidden, wide, list(lengths) * len(chains), deltas)
 
 
 def _deltas(chains: Sequence[FastChain], depth: int) -> Mapping[str, Delta]:

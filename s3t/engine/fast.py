@@ -169,7 +169,7 @@ def _run(
     groups = [{"params": learned.body, "lr": recipe.lr}, {"params": learned.head, "lr": recipe.head_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
     peaks = (recipe.lr, recipe.head_lr)
-    answers = labels[[i for batch in batches for i in batch]].split([len(batch) for batch in batches])
+    answers = torch.split(labels[[i for batch in batches for i in batch]], [len(batch) for batch in batches])
     norms = []
     for step, batch in enumerate(batches):
         share = schedule(step, len(batches), recipe.warmup)

@@ -2,7 +2,8 @@
 
 Matrix products use a weight in both layouts (row-major for the backward pass, transposed for the forward one), which is what
 the processor's matrix units read fastest. Attention is written out: of small, padded batches PyTorch's fused attention takes
-ten times longer backward in bfloat16 (docs/ENGINE.md has the figures).
+ten times longer backward in bfloat16 (docs/ENGINE.md has the figures). On a GPU bfloat16 goes through PyTorch's fused one,
+which there is the faster and, with deterministic algorithms on, deterministic; and a weight is kept in one layout.
 """
 
 from __future__ import annotations
@@ -29,19 +30,48 @@ Deltas = Mapping[str, Delta]
 """Deltas of one layer by projection; projections without an adapter are left out."""
 
 
+class Block(Protocol):
+    """A frozen transformer layer of any family."""
+
+    def __call__(self, x: Tensor, bias: Tensor | None, deltas: Deltas | None = None) -> Tensor:
+        """Map hidden states (batch, tokens, hidden) to the same shape; ``bias`` is added to attention scores."""
+
+    def merged(self, added: Mapping[str, Tensor]) -> Block:
+        """Return the layer with ``added`` (projection -> (outputs, inputs), float32) summed into its weights."""
+
+    def shape(self, projection: str) -> tuple[int, int]:
+        """Return (outputs, inputs) of a projection."""
+
+    def tensors(self) -> list[Tensor]:
+        """Return everything frozen here."""
+
+
 @dataclass(frozen=True)
 class Linear:
-    """A frozen linear map: ``weight`` (outputs, inputs), the same ``transposed`` and contiguous, ``bias`` (outputs,)."""
+    """A frozen linear map: ``weight`` (outputs, inputs), the same ``transposed``, ``bias`` (outputs,) or None.
+
+    On the CPU ``transposed`` is contiguous; GPUs read either layout as fast, so there it is a view.
+    """
 
     weight: Tensor
     transposed: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
     @staticmethod
-    def of(weight: Tensor, bias: Tensor, precision: torch.dtype) -> Linear:
-        """Return the map in ``precision``; both arguments are copied."""
-        weight = weight.detach().to(precision, copy=True)
-        return Linear(weight, weight.t().contiguous(), bias.detach().to(precision, copy=True))
+    def of(weight: Tensor, bias: Tensor | None, precision: torch.dtype, *, copy: bool = True) -> Linear:
+        """Return the map in ``precision``; both arguments are copied, without ``copy`` only where they have another one."""
+        weight = weight.detach().to(precision, copy=copy)
+        transposed = weight.t().contiguous() if weight.device.type == "cpu" else weight.t()
+        return Linear(weight, transposed, None if bias is None else bias.detach().to(precision, copy=copy))
+
+    def part(self, start: int, stop: int) -> Linear:
+        """Return the map to outputs ``start`` up to ``stop`` alone; it shares the tensors."""
+        bias = None if self.bias is None else self.bias[start:stop]
+        return Linear(self.weight[start:stop], self.transposed[:, start:stop], bias)
+
+    def plus(self, added: Tensor) -> Linear:
+        """Return the map with ``added`` (outputs, inputs) summed into its weight, in float32 before it is rounded."""
+        return Linear.of(self.weight.float() + added, self.bias, self.weight.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map rows (rows, inputs) to (rows, outputs); the gradient flows to ``x`` alone."""
@@ -50,7 +80,7 @@ class Linear:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return everything frozen here."""
-        return self.weight, self.transposed, self.bias
+        return (self.weight, self.transposed, *(() if self.bias is None else (self.bias,)))
 
 
 @dataclass(frozen=True)
@@ -90,11 +120,11 @@ class Layer:
         shape = x.shape
         x = x.reshape(-1, shape[-1])
         q, k, v = self.qkv(x).chunk(3, dim=1)
-        q, k, v = (_plus(y, deltas.get(name), x) for name, y in (("q", q), ("k", k), ("v", v)))
+        q, k, v = (plus(y, deltas.get(name), x) for name, y in (("q", q), ("k", k), ("v", v)))
         context = attention(q, k, v, bias, shape[0], self.heads)
-        x = self.norm1(x + _plus(self.o(context), deltas.get("o"), context))
-        inner = F.gelu(_plus(self.up(x), deltas.get("up"), x))
-        return self.norm2(x + _plus(self.down(inner), deltas.get("down"), inner)).view(shape)
+        x = self.norm1(x + plus(self.o(context), deltas.get("o"), context))
+        inner = F.gelu(plus(self.up(x), deltas.get("up"), x))
+        return self.norm2(x + plus(self.down(inner), deltas.get("down"), inner)).view(shape)
 
     def merged(self, added: Mapping[str, Tensor]) -> Layer:
         """Return the layer with ``added`` (projection -> (outputs, inputs), float32) summed into its weights.
@@ -111,10 +141,16 @@ class Layer:
             parts["qkv"] = Linear.of(whole, self.qkv.bias, self.qkv.weight.dtype)
         for name in ("o", "up", "down"):
             if name in added:
-                linear: Linear = getattr(self, name)
-                whole = linear.weight.float() + added[name]
-                parts[name] = Linear.of(whole, linear.bias, linear.weight.dtype)
+                parts[name] = getattr(self, name).plus(added[name])
         return replace(self, **parts)
+
+    def shape(self, projection: str) -> tuple[int, int]:
+        """Return (outputs, inputs) of a projection."""
+        if projection in "qkv":
+            outputs, inputs = self.qkv.weight.shape
+            return outputs // 3, inputs
+        outputs, inputs = getattr(self, projection).weight.shape
+        return outputs, inputs
 
     def tensors(self) -> list[Tensor]:
         """Return everything frozen here."""
@@ -123,20 +159,40 @@ class Layer:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int) -> Tensor:
-    """Attend within each row of a batch: q, k, v and the result have shape (batch x tokens, hidden)."""
+    """Attend within each row of a batch: q, k, v and the result have shape (batch x tokens, hidden).
+
+    k and v may have another number of tokens than q and the result.
+    """
+    if bias is None and on_gpu(q):
+        return fused_attention(q, k, v, batch, heads)
     context: Tensor = _Attention.apply(q, k, v, bias, batch, heads)  # type: ignore[no-untyped-call]
     return context
 
 
-def _plus(y: Tensor, delta: Delta | None, x: Tensor) -> Tensor:
+def on_gpu(q: Tensor) -> bool:
+    """Say whether attention of ``q`` without a bias is left to :func:`fused_attention`."""
+    return q.is_cuda and q.dtype is torch.bfloat16
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, batch: int, heads: int, *, causal: bool = False) -> Tensor:
+    """Attend as :func:`attention` does, by PyTorch's fused kernel; ``causal``: to oneself and what stands before.
+
+    With deterministic algorithms on, which all training here has, PyTorch takes deterministic kernels alone.
+    """
+    q, k, v = (y.reshape(batch, -1, heads, y.shape[1] // heads).transpose(1, 2) for y in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).reshape(-1, heads * q.shape[3])
+
+
+def plus(y: Tensor, delta: Delta | None, x: Tensor) -> Tensor:
+    """Return ``y``, with what an adapter makes of ``x`` if there is one."""
     return y if delta is None else y + delta(x)
 
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, transposed: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, transposed: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return torch.addmm(bias, x, transposed)
+        return x @ transposed if bias is None else torch.addmm(bias, x, transposed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -152,8 +208,7 @@ class _Attention(torch.autograd.Function):
         q, k, v = (_by_head(y, batch, heads) for y in (q, k, v))
         scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(q.shape[2] ** -0.5)
         if bias is not None:
-            tokens = q.shape[1]
-            scores = scores.view(batch, heads, tokens, tokens).add_(bias).view(-1, tokens, tokens)
+            scores = scores.view(batch, heads, *scores.shape[1:]).add_(bias).view(scores.shape)
         weights = _softmax(scores)
         low = weights.to(q.dtype)
         ctx.save_for_backward(q, k, v, low)

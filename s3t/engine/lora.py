@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from s3t.engine.encoder import Encoder
-from s3t.engine.layers import Layer
+from s3t.engine.layers import Block
 from s3t.errors import IsolationError
 from s3t.records import Recipe
 
@@ -48,7 +48,7 @@ def fresh(encoder: Encoder, stage: Stage, recipe: Recipe, seed: int) -> dict[str
     """Return a new adapter by name, on the CPU: A uniform in +-1/sqrt(inputs), B zero (docs/DERIVATION.md)."""
     generator, out = torch.Generator().manual_seed(seed), {}
     for place in places(encoder, stage, recipe):
-        outputs, inputs = _shape(encoder.layers[place.layer], place.projection)
+        outputs, inputs = encoder.layers[place.layer].shape(place.projection)
         out[place.a] = (torch.rand((recipe.rank, inputs), generator=generator) * 2 - 1) * inputs**-0.5
         out[place.b] = torch.zeros(outputs, recipe.rank)
     return out
@@ -96,7 +96,7 @@ def deltas(
 
 def merged(
     encoder: Encoder, stages: Sequence[Stage], recipe: Recipe, adapters: Mapping[str, Mapping[str, Tensor]]
-) -> tuple[Layer, ...]:
+) -> tuple[Block, ...]:
     """Return the encoder's layers with ``adapters`` (by the stages' names) merged into copies of their weights."""
     added: dict[int, dict[str, Tensor]] = {}
     for stage in {stage.adapter: stage for stage in stages if stage.adapter in adapters}.values():
@@ -111,11 +111,3 @@ def named(parameters: Sequence[Tensor], where: Sequence[Place]) -> Iterator[tupl
     """Yield (name, tensor) for parameters in the order A, B, A, B, ... of ``where``."""
     names = [name for place in where for name in (place.a, place.b)]
     yield from zip(names, parameters, strict=True)
-
-
-def _shape(layer: Layer, projection: str) -> tuple[int, int]:
-    if projection in "qkv":
-        outputs, inputs = layer.qkv.weight.shape
-        return outputs // 3, inputs
-    outputs, inputs = getattr(layer, projection).weight.shape
-    return outputs, inputs
