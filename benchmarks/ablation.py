@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -101,24 +100,6 @@ def unsynced() -> AbstractContextManager[object]:
     return _both("s3t.store.write_synced", _write, "s3t.store.sync_folder", _nothing)
 
 
-@contextmanager
-def compiled() -> Iterator[None]:
-    """Layers compiled by inductor, for any shape; compilation is part of the first run alone."""
-    from s3t.engine.layers import Layer
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # inductor's own
-        with patch.object(Layer, "__call__", _compiled(Layer.__call__)):
-            yield
-
-
-@functools.cache
-def _compiled(call: Any) -> Any:
-    import torch
-
-    return torch.compile(call, dynamic=True)
-
-
 def _nothing(*_: Any) -> None:
     return None
 
@@ -144,9 +125,6 @@ PARTS: dict[str, Around] = {
     "files not forced to disk": unsynced,
 }
 """What is switched off, or put in its place, by name."""
-
-COMPILED: dict[str, Around] = {"layers compiled": compiled}
-"""Needs a C++ compiler, and half a minute for each precision."""
 
 WORKERS = Resources(workers=2)
 IN_FILES = Resources(cache_gb=0)

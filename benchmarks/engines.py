@@ -152,11 +152,10 @@ def ours() -> list[Ours]:
 def ablation(*, precision: str = "bfloat16", small: bool = False) -> list[Ours]:
     """Return the modes of the ablation table: the whole fast engine, then one part at a time switched off or replaced.
 
-    ``small``: without what takes long to begin, compiled layers and workers.
+    ``small``: without workers, which take long to begin.
     """
     whole = Ours(f"fast, {precision}", "fast", precision)
-    switched = ablated.PARTS if small else ablated.PARTS | ablated.COMPILED
-    parts = [dataclasses.replace(whole, mode=name, around=around) for name, around in switched.items()]
+    parts = [dataclasses.replace(whole, mode=name, around=around) for name, around in ablated.PARTS.items()]
     files = dataclasses.replace(whole, mode="activations in files", resources=ablated.IN_FILES)
     pooled = dataclasses.replace(whole, mode="2 workers", resources=ablated.WORKERS)
     return [
