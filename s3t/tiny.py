@@ -37,6 +37,6 @@ def _make(family: str, layers: int, hidden: int) -> Any:
         return t.MPNetModel(
             t.MPNetConfig(**size | {"attn_implementation": "eager"}, pad_token_id=1), add_pooling_layer=False
         )
-    shape = {"dim": hidden, "n_layers": layers, "n_heads": 2, "hidden_dim": 2 * hidden}
+    shape: dict[str, Any] = {"dim": hidden, "n_layers": layers, "n_heads": 2, "hidden_dim": 2 * hidden}
     rest = {name: size[name] for name in ("vocab_size", "max_position_embeddings", "attn_implementation")}
     return t.DistilBertModel(t.DistilBertConfig(**shape, **rest))
