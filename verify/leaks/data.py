@@ -140,8 +140,8 @@ class CorpusPadding(Builder):
 
         gathered, encode = activations.gather, fast.encode
 
-        def wide(pieces: Sequence[Piece], where: Sequence[tuple[int, int]]) -> tuple[Tensor, list[int]]:
-            hidden, lengths = gathered(pieces, where)
+        def wide(pieces: Sequence[Piece], *given: Any) -> tuple[Tensor, list[int]]:
+            hidden, lengths = gathered(pieces, *given)
             return nn.functional.pad(hidden, (0, 0, 0, longest - hidden.shape[1], 0, 1)), [*lengths, longest]
 
         alike = patch.multiple(fast, gather=wide, encode=lambda *given: encode(*given)[:-1])

@@ -248,7 +248,7 @@ class ForgetfulCache(Builder):
 
 
 class KeptSpill(Builder):
-    """Hidden states that did not fit in memory lie in a folder of their own, so that a refresh finds them; nothing erases it."""
+    """Hidden states that did not fit in memory lie in a folder of their own, where a refresh finds them; nothing erases it."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
