@@ -167,7 +167,8 @@ def _stock(bench: Workbench, tuned: dict[str, Any], data: str, limits: Limits) -
         dataset, recipe, layout = _dataset(bench, data, limits), bench.profile.recipe("s3t"), bench.layout("s3t", 1)
         plan = s3t_plan(layout, recipe, bench.backbone.layers)
         examples = text_examples(bench.backbone, dataset.train, recipe)
-        records, few = bench.profile.engine_tuning, [Options(), Options("bfloat16"), Options("bfloat16", True)]
+        records, few = bench.profile.engine_tuning, [Options(), Options("bfloat16", True)]
+        few += [Options("bfloat16", True, half_base=True)]
         rounds, options = (2, grid(recipe)) if bench.profile.engine_grid else (1, few)
         base, classes = text_base(bench.backbone), len(dataset.classes)
         found = tune(base, plan, recipe, examples, classes, options=options, records=records, rounds=rounds)

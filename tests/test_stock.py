@@ -79,11 +79,13 @@ def _moved(model: Classifier, before: dict[str, Tensor]) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
-@pytest.mark.parametrize("options", [Options(), Options("bfloat16", True)], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "options", [Options(), Options("bfloat16", True), Options("bfloat16", half_base=True)], ids=lambda o: o.name
+)
 def test_each_stage_trains_its_block_and_the_head_alone(
     base: Base, examples: list[dict[str, Any]], tmp_path: Path, options: Options
 ) -> None:
-    model = Classifier(base, RECIPE, 3)
+    model = Classifier(base.in_bfloat16() if options.half_base else base, RECIPE, 3)
     frozen = copy.deepcopy(base.model.state_dict())
     for stage in PLAN.stages:
         model.grow(stage)
@@ -93,9 +95,10 @@ def test_each_stage_trains_its_block_and_the_head_alone(
         own = {name for name in before if f".{stage.adapter}." in name or name.startswith("head.")}
         assert _moved(model, before) == learning == own
         assert len(own) == 3 * 2 * 2 + 2  # three layers, query and value, A and B; the head's weight and bias
-        assert all(
-            tensor.dtype == torch.float32 for tensor in model.state_dict().values() if tensor.is_floating_point()
-        )
+        kinds = {name: tensor.dtype for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        assert {kinds[name] for name in own} == {torch.float32}
+        half = {kinds[name] for name in kinds if ".lora_" not in name and not name.startswith("head.")}
+        assert half == {torch.bfloat16 if options.half_base else torch.float32}
     assert all(torch.equal(tensor, frozen[name]) for name, tensor in base.model.state_dict().items())
     assert list(tmp_path.iterdir()) == []
 
@@ -216,6 +219,23 @@ def test_the_same_seed_gives_the_same_bits_and_global_state_is_left_alone(
     assert not np.array_equal(first, other)
 
 
+def test_a_bfloat16_base_predicts_nearly_the_same(base: Base, examples: list[dict[str, Any]], tmp_path: Path) -> None:
+    plan, slots = s3t_plan(Layout(1, 1, 1), RECIPE, 6), {(0, 0): range(8)}
+    options = (Options(), Options("bfloat16", half_base=True))
+    found = [
+        fit(base, plan, RECIPE, examples, slots, 3, tmp_path / o.name, options=o).predict(examples) for o in options
+    ]
+    assert 0 < np.abs(found[0] - found[1]).max() < 0.1 * np.abs(found[0]).max()
+
+
+def test_attention_is_what_transformers_loads(tiny: Backbone) -> None:
+    eager = dataclasses.replace(tiny, model=copy.deepcopy(tiny.model))
+    eager.model.set_attn_implementation("eager")
+    assert text_base(eager).model.config._attn_implementation == "sdpa"
+    assert eager.model.config._attn_implementation == "eager"
+    assert text_base(tiny).model is tiny.model
+
+
 def test_an_empty_slice_trains_nothing(base: Base, examples: list[dict[str, Any]], tmp_path: Path) -> None:
     plan = s3t_plan(Layout(1, 2, 1), RECIPE, 6)
     done = fit(base, plan, RECIPE, examples, {(0, 1): [0, 1, 2]}, 3, tmp_path)
@@ -231,6 +251,7 @@ def test_an_empty_slice_trains_nothing(base: Base, examples: list[dict[str, Any]
             r"precision='bfloat1' is unknown \(did you mean 'bfloat16'\?\); choose from float32, bfloat16",
         ),
         ({"workers": -1}, "workers=-1 is not possible"),
+        ({"half_base": True}, "half_base=True needs precision='bfloat16', not 'float32'"),
         ({"batch_size": 0}, "batch_size=0 is not possible: give a whole number of at least 1"),
     ],
 )
@@ -267,7 +288,7 @@ def test_tuning_takes_the_fastest_of_the_same_schedule(base: Base, examples: lis
 
 def test_the_grid_covers_every_combination() -> None:
     found = grid(RECIPE)
-    assert len(found) == len(set(found)) == 2 * 2 * 2 + 2 * 2
+    assert len(found) == len(set(found)) == 3 * 2 * 2 + 3 * 2
     assert {o.batch_size for o in found} == {None, 8}
     assert not any(o.group_by_length for o in grid(RECIPE, by_length=False))
 

@@ -6,6 +6,7 @@ The frozen part stays in evaluation mode, as in S3T's schedule: its own dropout 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,10 @@ class Base:
     collate: Callable[[list[Any]], dict[str, Any]]
     by_length: bool
 
+    def in_bfloat16(self) -> Base:
+        """Return the base with its weights in bfloat16, as models are commonly loaded for autocast."""
+        return dataclasses.replace(self, model=copy.deepcopy(self.model).to(torch.bfloat16))
+
     def check(self, plan: Plan) -> None:
         """Raise LayoutError unless every stage of ``plan`` is a LoRA block of its own on layers of this model."""
         if any(stage.kind != "lora" for stage in plan.stages) or len({s.adapter for s in plan.stages}) < len(
@@ -78,7 +83,7 @@ class Classifier(nn.Module):
 
     def forward(self, labels: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
         """Return the logits (batch, classes) and, given labels, their mean cross-entropy."""
-        logits = self.head(self.base.features(self.body, batch))
+        logits = self.head(self.base.features(self.body, batch).to(self.head.weight.dtype))
         if labels is None:
             return {"logits": logits}
         if self.training:

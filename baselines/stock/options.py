@@ -15,7 +15,8 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 class Options:
     """How the Trainer runs. The defaults are the Trainer's own.
 
-    ``precision``: bfloat16 is autocast with float32 weights. ``group_by_length``: batches of rows of similar length, within
+    ``precision``: bfloat16 is autocast. ``half_base``: the frozen weights are bfloat16 too, which saves casting them at every
+    step; what is trained stays in float32. ``group_by_length``: batches of rows of similar length, within
     the Trainer's windows. ``workers``: processes that load and collate, 0 for none. ``batch_size`` None: the recipe's; another
     one changes the optimization. Raises RecipeError for anything else.
     """
@@ -24,11 +25,14 @@ class Options:
     group_by_length: bool = False
     workers: int = 0
     batch_size: int | None = None
+    half_base: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             hint = did_you_mean(str(self.precision), PRECISIONS)
             raise RecipeError(f"precision={self.precision!r} is unknown{hint}; choose from {', '.join(PRECISIONS)}")
+        if self.half_base and self.precision != "bfloat16":
+            raise RecipeError(f"half_base=True needs precision='bfloat16', not {self.precision!r}")
         for name, value, least in (("workers", self.workers, 0), ("batch_size", self.batch_size, 1)):
             if value is not None and (type(value) is not int or value < least):
                 raise RecipeError(f"{name}={value!r} is not possible: give a whole number of at least {least}")
@@ -37,6 +41,8 @@ class Options:
     def name(self) -> str:
         """The options in words, such as ``bfloat16, by length``."""
         parts = [str(self.precision)]
+        if self.half_base:
+            parts.append("bfloat16 base")
         if self.group_by_length:
             parts.append("by length")
         if self.workers:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import torch
 
@@ -46,10 +45,12 @@ class Tuned:
 
 
 def grid(recipe: Recipe, *, by_length: bool = True, workers: Sequence[int] = (0, 2)) -> list[Options]:
-    """Return precision x grouping by length x workers at the recipe's batch size, then twice that size."""
+    """Return precision (float32, bfloat16, bfloat16 with a bfloat16 base) x grouping by length x workers at the recipe's
+    batch size, then twice that size."""
+    kinds: tuple[tuple[Precision, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True))
     found = [
-        Options(precision, grouped, count)
-        for precision, grouped, count in product(get_args(Precision), (False, True) if by_length else (False,), workers)
+        Options(precision, grouped, count, half_base=half)
+        for (precision, half), grouped, count in product(kinds, (False, True) if by_length else (False,), workers)
     ]
     double = 2 * recipe.batch_size
     return [*found, *(replace(o, batch_size=double) for o in found if o.workers == workers[0])]
@@ -112,6 +113,7 @@ def _speed(
     seed: int,
 ) -> float:
     once, seconds = replace(recipe, epochs=1.0), 0.0
+    base = base.in_bfloat16() if options.half_base else base
     with own_randomness(seed):
         model = Classifier(base, once, classes)
         for stage in plan.stages:
