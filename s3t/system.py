@@ -160,10 +160,9 @@ class System:
     def provenance(self) -> Provenance:
         """Say what is served now, from the models in memory and the reads observed when their nodes were trained."""
         run, facts = self._opened()
-        serving = self._served()
-        weights = serving.shard_weights()
+        models, weights = self._served().snapshot()
         chains = []
-        for shard, (chain, _) in sorted(serving.models.items()):
+        for shard, (chain, _) in sorted(models.items()):
             behind = []
             for fact in chain.nodes:
                 reads = frozenset(json.loads(run.nodes.read(fact.key, READS, fact.files[READS])))
