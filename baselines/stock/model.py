@@ -64,7 +64,8 @@ class Base:
 class Classifier(nn.Module):
     """Base, adapters and head. :meth:`grow` adds a stage; exactly the newest adapter and the head require gradients.
 
-    Returns ``{"loss", "logits"}``, or the logits alone without ``labels``. ``records`` counts the rows trained on.
+    Returns ``{"loss", "logits"}``, or the logits alone without ``labels``. ``records`` counts the rows trained on. The frozen
+    tensors are the base model's own, not copies.
     """
 
     accepts_loss_kwargs = False
@@ -72,7 +73,8 @@ class Classifier(nn.Module):
     def __init__(self, base: Base, recipe: Recipe, classes: int) -> None:
         super().__init__()
         self.base, self.recipe = base, recipe
-        self.body: Any = copy.deepcopy(base.model)
+        shared = {id(tensor): tensor for tensor in (*base.model.parameters(), *base.model.buffers())}
+        self.body: Any = copy.deepcopy(base.model, shared)
         self.body.requires_grad_(False).eval()
         self.head = nn.Linear(base.hidden, classes, device=base.device)
         nn.init.normal_(self.head.weight, std=0.02)

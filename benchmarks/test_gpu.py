@@ -1,0 +1,180 @@
+"""Large shapes: a ViT on images and a Llama of 7 billion weights, S3T's fast engine against the stock pipeline, cost alone.
+
+Weights and records are random. Smoke runs tiny shapes on whatever device there is; otherwise a CUDA device is needed, and
+without one a row says so.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.comparing import add_runs, summary
+from benchmarks.flops import Peak, count_flops, matmul_peak, model_shapes
+from benchmarks.workbench import Workbench
+from s3t.records import Recipe
+
+if TYPE_CHECKING:
+    from benchmarks.large import Done, Lean, Usual, Work
+
+NO_DEVICE = "no CUDA device: pytest --benchmark --profile full benchmarks/test_gpu.py"
+RATIO = {"metric": "times faster than stock", "method": "s3t", "unit": "ratio", "kind": "measured"}
+SHAPE = {"budget": 1, "shards": 1, "slices": 4}
+TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+def test_vision(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
+    """ViT-base at 224 pixels, images of CIFAR's size; flips on either side."""
+    about = {"question": "engine", "data": "random images", "model": _model(bench, "vit-base shape"), **SHAPE}
+    if _missing(bench, about):
+        return
+    from benchmarks.large import vision
+
+    if bench.profile.name == "smoke":
+        size = {**TINY, "image_size": 32, "patch_size": 8}
+        work = vision(_device(), Recipe(epochs=2, batch_size=8), per_slice=8, slices=4, **size)
+        workers: Sequence[int] = (0,)
+    else:
+        work = vision(_device(), Recipe(epochs=4, batch_size=128, lr=1e-3), per_slice=1024, slices=4)
+        workers = (0, _cores() // 2, _cores())
+    _compare(benchmark, bench, work, workers, bench.profile.engine_seeds, about, tmp_path)
+
+
+def test_language(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
+    """Llama of the 7B shape in bfloat16, four slices of short texts, a classification head on the last token."""
+    about = {"question": "engine", "data": "random words", "model": _model(bench, "llama-7b shape"), **SHAPE}
+    if _missing(bench, about):
+        return
+    from benchmarks.large import language
+
+    if bench.profile.name == "smoke":
+        size = {**TINY, "num_key_value_heads": 1, "vocab_size": 64}
+        work = language(_device(), Recipe(epochs=2, batch_size=4), per_slice=6, slices=4, tokens=(4, 24), **size)
+    else:
+        work = language(_device(), Recipe(epochs=3, batch_size=16, lr=3e-4), per_slice=32, slices=4, tokens=(64, 512))
+    _compare(benchmark, bench, work, (0,), min(2, bench.profile.engine_seeds), about, tmp_path)
+
+
+def _compare(
+    benchmark: Any,
+    bench: Workbench,
+    work: Work,
+    workers: Sequence[int],
+    rounds: int,
+    about: dict[str, Any],
+    scratch: Path,
+) -> None:
+    from benchmarks.large import Lean, Usual, smaller
+
+    benchmark.group = f"engine: {about['model']}"
+    ours, seeds = Lean(), bench.profile.seeds[:rounds]
+    few = smaller(work, work.recipe.batch_size)
+    with bench.answering(**RATIO, **about):
+        best = _tuned(bench, work, workers, about)
+        stock = Usual(f"tuned: {best.name}", best)
+        rates = {}
+        for side in (ours, stock):  # also lets both load what they load lazily
+            rates[side.method] = _counted(side, few, scratch / "few")
+        gc.collect()
+        runs, peaks = benchmark.pedantic(_in_turn, args=(bench, work, (ours, stock), seeds, scratch), rounds=1)
+    for side in (ours, stock):
+        done = runs[side.method]
+        told = f"{few.recipe.batch_size} records per slice, per record pass"
+        add_runs(bench, side, seeds, done, rates[side.method], told, peaks, about)  # type: ignore[arg-type]
+        _add_nodes(bench, side, done, work, about)
+    logs = [math.log(b.usage.seconds / a.usage.seconds) for a, b in zip(runs["s3t"], runs["stock"], strict=True)]
+    value = {k: math.exp(v) if k in ("value", "low", "high") and v is not None else v for k, v in summary(logs).items()}
+    extra = {"mode": ours.mode, "against": stock.mode, "interval": "of the logarithms", "device": str(_device())}
+    bench.add(**RATIO, extra=extra, **value, **about)
+    assert {done.record_passes for side in runs.values() for done in side} == {runs["s3t"][0].record_passes}
+    assert runs["s3t"][0].layer_passes < runs["stock"][0].layer_passes
+
+
+def _in_turn(
+    bench: Workbench, work: Work, sides: Sequence[Lean | Usual], seeds: Sequence[int], scratch: Path
+) -> tuple[dict[str, list[Done]], list[Peak]]:
+    """Run every side with every seed, each seed from another side on, the measured peak before each seed."""
+    runs: dict[str, list[Done]] = {side.method: [] for side in sides}
+    peaks = []
+    for number, seed in enumerate(seeds):
+        peaks.append(_peak(bench, work))
+        first = number % len(sides)
+        for side in (*sides[first:], *sides[:first]):
+            runs[side.method].append(side.run(work, scratch / "run", seed))
+    return runs, peaks
+
+
+def _counted(side: Lean | Usual, work: Work, folder: Path) -> float:
+    """Return the operations per record pass of ``side``, counted."""
+    passes: list[int] = []
+
+    def once() -> None:
+        passes.append(side.run(work, folder, 0).record_passes)
+
+    total = count_flops(once)
+    return total / passes[0]
+
+
+def _peak(bench: Workbench, work: Work) -> Peak:
+    square = (256, 256, 256) if bench.profile.name == "smoke" else None
+    return matmul_peak("bfloat16", _device().type, shapes=model_shapes(*work.widths), rounds=5, square=square)
+
+
+def _tuned(bench: Workbench, work: Work, workers: Sequence[int], about: dict[str, Any]) -> Any:
+    """Return the Trainer's best options in bfloat16, each tried on one epoch of some records; the trials are rows."""
+    from baselines.stock.options import Options
+    from baselines.stock.tune import tune
+
+    grouped = (False, True) if work.base.by_length else (False,)
+    options = [Options("bfloat16", group, count) for group in grouped for count in workers]
+    records = min(len(work.examples), 8 * work.recipe.batch_size)
+    found = tune(
+        work.base, work.plan, work.recipe, work.examples, work.classes, options=options, records=records, rounds=1
+    )
+    for trial in found.trials:
+        extra = {"mode": trial.options.name, "taken": trial.options == found.options, "rows": records}
+        value = {"value": trial.best, "n": 1, "unit": "records/s", "kind": "measured", "extra": extra}
+        bench.add(metric="records per second, tuning", method="stock", **value, **about)
+    return found.options
+
+
+def _add_nodes(bench: Workbench, side: Lean | Usual, done: Sequence[Done], work: Work, about: dict[str, Any]) -> None:
+    """Add seconds per node, over all nodes and for each, and the peak memory."""
+    common = {"kind": "measured", "method": side.method, **about}
+    count = len(work.plan.stages)
+    parts = {"all": [sum(d.nodes) / count for d in done]} | {str(i): [d.nodes[i] for d in done] for i in range(count)}
+    for stage, seconds in parts.items():
+        records = sum(map(len, work.slices)) if stage == "all" else sum(map(len, work.slices[: int(stage) + 1]))
+        extra = {"mode": side.mode, "stage": stage, "records": records}
+        bench.add(metric="seconds per node", unit="s", extra=extra, **summary(seconds), **common)
+    on_gpu = _device().type == "cuda"
+    used = [(d.usage.cuda_peak_memory if on_gpu else d.usage.peak_memory) or 0 for d in done]
+    extra = {"mode": side.mode, "of": "GPU" if on_gpu else "process"}
+    bench.add(metric="peak memory", unit="bytes", extra=extra, **summary(used), **common)
+
+
+def _missing(bench: Workbench, about: dict[str, Any]) -> bool:
+    """Say whether the profile's shapes cannot be run here, and add the row that says so."""
+    if bench.profile.name == "smoke" or _device().type == "cuda":
+        return False
+    bench.add(**RATIO, value=None, n=0, status="not-run", reason=NO_DEVICE, **about)
+    return True
+
+
+def _model(bench: Workbench, name: str) -> str:
+    return f"{name}, tiny" if bench.profile.name == "smoke" else name
+
+
+def _device() -> Any:
+    from s3t.backbone import default_device
+
+    return default_device()
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 1
