@@ -11,15 +11,20 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s3t.backbone import Backbone, Encoded, load
-from s3t.blocks import ChainModel, score
+from s3t.blocks import ChainModel, ModelState, score
+from s3t.engine.activations import Activations, activate
+from s3t.engine.encoder import Encoder
+from s3t.engine.mode import Mode
+from s3t.engine.numerics import Numerics
 from s3t.records import Recipe
-from s3t.training import Row, Seeds, reproducible, train_node
+from s3t.training import Keep, Row, Seeds, reproducible, train_node
 from verify.plans import Stage, documented_plan
 
 Tensors = Mapping[str, Tensor]
@@ -61,7 +66,7 @@ class Padded(Backbone):
 
 def padded(backbone: Backbone) -> Backbone:
     """Return ``backbone`` with more padding."""
-    return Padded(**{field.name: getattr(backbone, field.name) for field in dataclasses.fields(Backbone)})
+    return Padded(**{field.name: getattr(backbone, field.name) for field in dataclasses.fields(Backbone) if field.init})
 
 
 def kernel(bench: Bench, backbone: Backbone | None = None, dropout: float = 0.0) -> Tensors:
@@ -72,6 +77,60 @@ def kernel(bench: Bench, backbone: Backbone | None = None, dropout: float = 0.0)
     seeds = Seeds(SEED, SEED + 1, SEED + 2)
     done = train_node(backbone or bench.backbone, stages, None, bench.rows, batches, recipe, seeds, CLASSES)
     return {**done.adapter, **{f"head.{name}": tensor for name, tensor in done.head.items()}}
+
+
+def nodes(bench: Bench, name: str, *, dropout: float = 0.0, keep: Keep | None = None) -> Tensors:
+    """Train two nodes of a chain, 12 steps each, with the kernel called ``name``; return their adapters and the last head."""
+    recipe = dataclasses.replace(RECIPE, dropout=dropout)
+    batches = [[(start + i) % ROWS for i in range(BATCH)] for start in range(0, 12 * BATCH, BATCH)]
+    rows = [dataclasses.replace(row, piece=i % 2) for i, row in enumerate(bench.rows)]
+    state, seeds = None, Seeds(SEED, SEED + 1, SEED + 2)
+    for length in (1, 2):
+        stages: Any = bench.stages[:length]
+        engine = Numerics.of(name)
+        done = engine.train(bench.backbone, stages, state, rows, batches, recipe, seeds, CLASSES, keep=keep)
+        state = ModelState({**(state.adapters if state else {}), stages[-1].adapter: done.adapter}, done.head)
+    assert state is not None
+    adapters = {tensor: value for adapter in state.adapters.values() for tensor, value in adapter.items()}
+    return {**adapters, **{f"head.{tensor}": value for tensor, value in state.head.items()}}
+
+
+def kept(bench: Bench, name: str, budget: int, folder: Path | None = None) -> Tensors:
+    """Train as :func:`nodes` does, with activations kept in ``budget`` bytes of memory, beyond that in files in ``folder``."""
+    store = Activations(budget, folder)
+    depths = sorted({min(layer for stage in bench.stages[: i + 1] for layer in stage.layers) for i in range(2)})
+
+    def keep(piece: int, depth: int, make: Any) -> Any:
+        return store.get(str(piece), depth, lambda: make(depths))
+
+    try:
+        return nodes(bench, name, keep=keep)
+    finally:
+        store.close()
+
+
+def prefix(bench: Bench, name: str, company: bool) -> Tensors:
+    """Return what the frozen layers make of a row of 4 words, alone or in a batch with one of 50, padded to it."""
+    mode = Mode.of(name)
+    assert mode is not None
+    encoder = Encoder.of(bench.backbone, mode.precision)
+    texts = [{"text": " ".join(WORDS[:4])}, {"text": " ".join(WORDS * 5)}]
+    rows = bench.backbone.encode(texts[: 1 + company], RECIPE.max_length)
+    pieces = activate(encoder, rows, [bench.backbone.layers - 1])
+    return {"hidden": pieces[bench.backbone.layers - 1].row(0)}
+
+
+def ensemble(bench: Bench, name: str, together: bool) -> Tensors:
+    """Return the logits of three chains of one, two and three stages with random tensors, scored together or each alone."""
+    engine, chains = Numerics.of(name), {}
+    for length in (1, 2, 3):
+        model, stages = chain(bench, length), bench.stages[:length]
+        state = ModelState({s.adapter: model.adapter_tensors(s.adapter) for s in stages}, model.head_tensors())
+        given: Any = stages
+        chains[length] = engine.chain(bench.backbone, given, state, RECIPE, CLASSES)
+    rows = [row.encoded for row in bench.rows]
+    groups = [chains] if together else [{shard: model} for shard, model in chains.items()]
+    return {f"logits {shard}": found for group in groups for shard, found in engine.score(group, rows).items()}
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def _relative(usual: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> flo
 def conditions(bench: Bench, model: str) -> Iterator[Condition]:
     """Yield the conditions of one model on the CPU."""
     from verify import conditions as c
+    from verify import modes
 
     How = c.How  # noqa: N806 - a class
     rows, whole = bench.rows, c.chain(bench, 3)
@@ -152,6 +153,7 @@ def conditions(bench: Bench, model: str) -> Iterator[Condition]:
     usual = _capability() == "DEFAULT"
     lacking = "the plainest instruction set is what this process uses already" if usual else ""
     yield Condition("another instruction set (default)", "training", trained, lambda: elsewhere(model, other), lacking)
+    yield from modes.in_fast_engine(bench, model, few)
 
 
 def on_cuda(model: str) -> Iterator[Condition]:
@@ -159,6 +161,7 @@ def on_cuda(model: str) -> Iterator[Condition]:
     import torch
 
     from verify import conditions as c
+    from verify import modes
 
     lacking = "" if torch.cuda.is_available() else "no CUDA device"
     made: dict[str, Bench] = {}
@@ -184,10 +187,14 @@ def on_cuda(model: str) -> Iterator[Condition]:
         ("CUDA, not the CPU", lambda: trained("cpu"), trained),
     ):
         yield Condition(name, "training", usual, changed, lacking, "cuda")
+    yield from modes.on_cuda(model, lacking)
 
 
-def elsewhere(model: str, changed: Mapping[str, str]) -> Mapping[str, Tensor]:
-    """Run the kernel in a fresh process with ``changed`` environment variables; RuntimeError if it fails."""
+def elsewhere(model: str, changed: Mapping[str, str], kernel: str = "") -> Mapping[str, Tensor]:
+    """Train in a fresh process with ``changed`` environment variables; RuntimeError if it fails.
+
+    ``kernel``: two nodes with the kernel of that name instead of the first block alone.
+    """
     import torch
     from safetensors.torch import load
 
@@ -197,7 +204,17 @@ def elsewhere(model: str, changed: Mapping[str, str]) -> Mapping[str, Tensor]:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": count, **changed}
     with tempfile.TemporaryDirectory(prefix="s3t-determinism-") as name:
         out = Path(name) / "tensors.safetensors"
-        command = [sys.executable, "-m", "verify.determinism", "--model", model, "--tensors", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "verify.determinism",
+            "--model",
+            model,
+            "--tensors",
+            str(out),
+            "--kernel",
+            kernel,
+        ]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
@@ -232,10 +249,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", action="append", default=[], help="conditions whose name contains this; repeatable")
     parser.add_argument("--tensors", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--kernel", default="", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     try:
         if given.tensors:
-            _write_tensors(given.model[0], given.tensors)
+            _write_tensors(given.model[0], given.tensors, given.kernel)
             return 0
         rows = measure(given.model or models_here(), given.only, lambda row: print(line(row), flush=True))
     except S3TError as error:
@@ -266,13 +284,14 @@ def models_here() -> list[str]:
     return ["tiny", *(["minilm"] if any(cache_folder().glob("minilm-*")) else [])]
 
 
-def _write_tensors(model: str, out: Path) -> None:
+def _write_tensors(model: str, out: Path, kernel: str) -> None:
     import torch
     from safetensors.torch import save_file
 
     from verify import conditions as c
 
-    save_file(dict(c.kernel(c.make_bench(model, torch.device("cpu")))), out)
+    bench = c.make_bench(model, torch.device("cpu"))
+    save_file(dict(c.nodes(bench, kernel) if kernel else c.kernel(bench)), out)
 
 
 def _capability() -> str:

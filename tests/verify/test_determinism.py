@@ -65,6 +65,15 @@ def test_a_row_says_yes_no_or_why_it_was_not_run() -> None:
         ("foreach AdamW", "training", "yes"),
         ("adapters merged into the weights", "inference", "no"),
         ("16 tokens more padding", "training", "no"),
+        ("fast-1:float32: run again, with dropout", "training", "yes"),
+        ("fast-1:float32: activations kept in memory", "training", "yes"),
+        ("fast-1:float32: activations kept in files", "training", "yes"),
+        ("fast-1:float32, not the reference", "training", "no"),
+        ("fast-1:float32, not the reference", "inference", "no"),
+        ("fast-1:bfloat16: run again", "inference", "yes"),
+        ("fast-1:bfloat16: activations kept in files", "training", "yes"),
+        ("fast-1:bfloat16, not the reference", "inference", "no"),
+        ("fast-1:bfloat16, not float32", "training", "no"),
     ],
 )
 def test_conditions_that_are_known(bench: c.Bench, name: str, what: str, same: str) -> None:
@@ -89,6 +98,22 @@ def test_conditions_that_change_something_change_what_they_say(bench: c.Bench) -
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_the_fast_engine_is_near_the_reference(bench: c.Bench) -> None:
+    named = by_name(bench)
+    for name, training, inference in (("fast-1:float32", 1e-4, 1e-5), ("fast-1:bfloat16", 0.5, 0.05)):
+        for what, most in (("training", training), ("inference", inference)):
+            row = compare(named[f"{name}, not the reference", what], "tiny-3")
+            assert row.max_relative is not None and 0 < row.max_relative < most, row
+
+
+def test_rows_of_the_fast_engine_are_about_both_precisions(bench: c.Bench) -> None:
+    names = [name for name, _ in by_name(bench) if name.startswith("fast-1")]
+    assert {name.replace("bfloat16", "float32") for name in names if ", not float32" not in name} == {
+        name for name in names if "bfloat16" not in name
+    }
+    assert len(c.kept(bench, "fast-1:float32", 0)) == len(c.nodes(bench, "2")) == 10
+
+
 def test_a_step_in_parts_is_the_same_step_but_for_rounding(bench: c.Bench) -> None:
     whole, parts = c.learn(bench), c.learn(bench, c.How(split=2))
     assert all(torch.allclose(whole[name], parts[name], atol=1e-3) for name in whole)
@@ -106,7 +131,7 @@ def test_merging_leaves_the_original_as_it_was(bench: c.Bench) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_without_cuda_its_rows_are_not_run() -> None:
     rows = [compare(one, "tiny") for one in determinism.on_cuda("tiny")]
-    assert len(rows) == 5
+    assert len(rows) == 9
     assert {(row.device, row.same, row.reason) for row in rows} == {("cuda", "not run", "no CUDA device")}
 
 
@@ -120,8 +145,8 @@ def test_the_command_prints_and_writes_rows(tmp_path: Path, capsys: pytest.Captu
     assert main(["--model", "tiny-3", "--only", "run again", "--out", str(out)]) == 0
     told = json.loads(out.read_text())
     assert told["schema"] == 1 and told["machine"]["torch"] == torch.__version__
-    assert [row["same"] for row in told["rows"] if row["device"] == "cpu"] == ["yes"] * 3
-    assert len(capsys.readouterr().out.splitlines()) == len(told["rows"]) == 5
+    assert [row["same"] for row in told["rows"] if row["device"] == "cpu"] == ["yes"] * 7
+    assert len(capsys.readouterr().out.splitlines()) == len(told["rows"]) == 11
 
 
 def test_tensors_of_another_process_are_read_back(tmp_path: Path, bench: c.Bench) -> None:
@@ -130,6 +155,9 @@ def test_tensors_of_another_process_are_read_back(tmp_path: Path, bench: c.Bench
     out = tmp_path / "tensors.safetensors"
     assert main(["--model", "tiny-3", "--tensors", str(out)]) == 0
     assert compare(Condition("x", "training", lambda: c.kernel(bench), lambda: load_file(out)), "m").same == "yes"
+    name = "fast-1:bfloat16"
+    assert main(["--model", "tiny-3", "--tensors", str(out), "--kernel", name]) == 0
+    assert compare(Condition("x", "training", lambda: c.nodes(bench, name), lambda: load_file(out)), "m").same == "yes"
 
 
 def test_an_unknown_model_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,4 +188,4 @@ def test_the_whole_table_is_measured() -> None:
     told = {(row.condition, row.what): row.same for row in rows}
     assert told["a fresh process", "training"] == "yes"
     assert told["batch split into 2 micro-batches", "training"] == "no"
-    assert len(rows) == 7
+    assert len(rows) == 13
