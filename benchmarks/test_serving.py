@@ -41,7 +41,7 @@ class Size:
         return self.rounds * max(1, min(8, 512 // (rows * tokens)))
 
 
-_QUICK = Size(((1, 12), (8, 12), (64, 12), (1, 128), (8, 128)), 3, 1, 20, 100)
+_QUICK = Size(((1, 12), (8, 12), (64, 12), (1, 128)), 3, 1, 20, 100)
 SIZES = {
     "smoke": Size(((1, 6), (8, 6)), 2, 1, 5, 20),
     "quick": _QUICK,
