@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from benchmarks.comparing import add_runs, summary
 from benchmarks.flops import Peak, count_flops, matmul_peak, model_shapes
 from benchmarks.workbench import Workbench
@@ -26,7 +28,7 @@ SHAPE = {"budget": 1, "shards": 1, "slices": 4}
 TINY = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
 
 
-def test_vision(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
+def test_vision(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path) -> None:
     """ViT-base at 224 pixels, images of CIFAR's size; flips on either side."""
     about = {"question": "engine", "data": "random images", "model": _model(bench, "vit-base shape"), **SHAPE}
     if _missing(bench, about):
@@ -40,10 +42,10 @@ def test_vision(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
     else:
         work = vision(_device(), Recipe(epochs=4, batch_size=128, lr=1e-3), per_slice=1024, slices=4)
         workers = (0, _cores() // 2, _cores())
-    _compare(benchmark, bench, work, workers, bench.profile.engine_seeds, about, tmp_path)
+    _compare(request.getfixturevalue("benchmark"), bench, work, workers, bench.profile.engine_seeds, about, tmp_path)
 
 
-def test_language(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
+def test_language(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path) -> None:
     """Llama of the 7B shape in bfloat16, four slices of short texts, a classification head on the last token."""
     about = {"question": "engine", "data": "random words", "model": _model(bench, "llama-7b shape"), **SHAPE}
     if _missing(bench, about):
@@ -55,7 +57,9 @@ def test_language(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
         work = language(_device(), Recipe(epochs=2, batch_size=4), per_slice=6, slices=4, tokens=(4, 24), **size)
     else:
         work = language(_device(), Recipe(epochs=3, batch_size=16, lr=3e-4), per_slice=32, slices=4, tokens=(64, 512))
-    _compare(benchmark, bench, work, (0,), min(2, bench.profile.engine_seeds), about, tmp_path)
+    _compare(
+        request.getfixturevalue("benchmark"), bench, work, (0,), min(2, bench.profile.engine_seeds), about, tmp_path
+    )
 
 
 def _compare(
