@@ -1,4 +1,4 @@
-"""Conditions of the fast engine for :mod:`verify.determinism`: what must keep bits, and how far it is from the reference."""
+"""Conditions of the fast engine for :mod:`verify.determinism`: what keeps its bits, and how far it is from the reference."""
 
 from __future__ import annotations
 
