@@ -204,17 +204,8 @@ def elsewhere(model: str, changed: Mapping[str, str], kernel: str = "") -> Mappi
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": count, **changed}
     with tempfile.TemporaryDirectory(prefix="s3t-determinism-") as name:
         out = Path(name) / "tensors.safetensors"
-        command = [
-            sys.executable,
-            "-m",
-            "verify.determinism",
-            "--model",
-            model,
-            "--tensors",
-            str(out),
-            "--kernel",
-            kernel,
-        ]
+        told = ["--model", model, "--tensors", str(out), "--kernel", kernel]
+        command = [sys.executable, "-m", "verify.determinism", *told]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
