@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def test_vision(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path
     else:
         work = vision(_device(), Recipe(epochs=4, batch_size=128, lr=1e-3), per_slice=1024, slices=4)
         workers = (0, _cores() // 2, _cores())
-    _compare(request.getfixturevalue("benchmark"), bench, work, workers, bench.profile.engine_seeds, about, tmp_path)
+    _compare(request.getfixturevalue("benchmark"), bench, work, workers, _rounds(bench, 5), about, tmp_path)
 
 
 def test_language(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path) -> None:
@@ -57,9 +58,7 @@ def test_language(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Pa
         work = language(_device(), Recipe(epochs=2, batch_size=4), per_slice=6, slices=4, tokens=(4, 24), **size)
     else:
         work = language(_device(), Recipe(epochs=3, batch_size=16, lr=3e-4), per_slice=32, slices=4, tokens=(64, 512))
-    _compare(
-        request.getfixturevalue("benchmark"), bench, work, (0,), min(2, bench.profile.engine_seeds), about, tmp_path
-    )
+    _compare(request.getfixturevalue("benchmark"), bench, work, (0,), _rounds(bench, 2), about, tmp_path)
 
 
 def _compare(
@@ -133,7 +132,9 @@ def _tuned(bench: Workbench, work: Work, workers: Sequence[int], about: dict[str
     from baselines.stock.tune import tune
 
     grouped = (False, True) if work.base.by_length else (False,)
-    options = [Options("bfloat16", group, count) for group in grouped for count in workers]
+    wide = next(work.backbone.model.parameters()).dtype.itemsize > 2
+    halves = (False, True) if wide else (False,)  # a model in bfloat16 has nothing to cast
+    options = [Options("bfloat16", g, w, half_base=h) for g, w, h in product(grouped, workers, halves)]
     records = min(len(work.examples), 8 * work.recipe.batch_size)
     found = tune(
         work.base, work.plan, work.recipe, work.examples, work.classes, options=options, records=records, rounds=1
@@ -166,6 +167,10 @@ def _missing(bench: Workbench, about: dict[str, Any]) -> bool:
         return False
     bench.add(**RATIO, value=None, n=0, status="not-run", reason=NO_DEVICE, **about)
     return True
+
+
+def _rounds(bench: Workbench, most: int) -> int:
+    return 1 if bench.profile.name == "smoke" else min(most, bench.profile.engine_seeds)
 
 
 def _model(bench: Workbench, name: str) -> str:
