@@ -56,8 +56,11 @@ def fresh(encoder: Encoder, stage: Stage, recipe: Recipe, seed: int) -> dict[str
 
 def check_fits(encoder: Encoder, stage: Stage, recipe: Recipe, tensors: Mapping[str, Tensor]) -> None:
     """Raise IsolationError unless ``tensors`` are exactly those of the stage's adapter, by name and shape."""
-    expected = {name: value.shape for name, value in fresh(encoder, stage, recipe, 0).items()}
-    found = {name: value.shape for name, value in tensors.items()}
+    expected: dict[str, tuple[int, ...]] = {}
+    for place in places(encoder, stage, recipe):
+        outputs, inputs = encoder.layers[place.layer].shape(place.projection)
+        expected |= {place.a: (recipe.rank, inputs), place.b: (outputs, recipe.rank)}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
     if expected != found:
         odd = min(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise IsolationError(f"adapter {stage.adapter!r} does not fit: tensor {odd!r} is missing or not expected")
