@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from s3t.backbone import Backbone, Encoded
 from s3t.engine.encoder import Encoder, Lean
-from s3t.engine.layers import Block, Deltas, Linear, attention, fused_attention, on_gpu, plus
+from s3t.engine.layers import Block, Deltas, Linear, RMSNorm, attention, fused_attention, on_gpu, plus
 from s3t.engine.mode import Precision
 from s3t.errors import ModelError
 
@@ -37,18 +37,6 @@ CAUSAL: dict[str, Lean] = {
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 LENGTHWISE = ("dynamic", "longrope")
 """Rotary positions whose angles depend on how long a batch is: the features of a row would depend on its batch mates."""
-
-
-@dataclass(frozen=True)
-class RMSNorm:
-    """A frozen root-mean-square normalisation over the last dimension (Zhang and Sennrich 2019)."""
-
-    weight: Tensor
-    eps: float
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (..., hidden)."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 @dataclass(frozen=True)

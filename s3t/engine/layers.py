@@ -97,6 +97,18 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class RMSNorm:
+    """A frozen root-mean-square normalisation over the last dimension (Zhang and Sennrich 2019)."""
+
+    weight: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (..., hidden)."""
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A post-norm encoder layer (BERT and its kin): attention, norm, feed-forward with GELU, norm. All frozen.
 
