@@ -12,6 +12,7 @@ import builtins
 import io
 import os
 import sqlite3
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -27,12 +28,14 @@ class Kill:
 
     def __init__(self, at: int) -> None:
         self.at, self.points = at, 0
+        self._passing = threading.Lock()
 
     def point(self) -> None:
-        """Pass one write point, or end here."""
-        self.points += 1
-        if self.points == self.at:
-            os._exit(CRASHED)
+        """Pass one write point, or end here; threads pass one after the other."""
+        with self._passing:
+            self.points += 1
+            if self.points == self.at:
+                os._exit(CRASHED)
 
     def before(self, real: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``real`` with a point before it."""
