@@ -54,11 +54,16 @@ class Facts:
     def _follow(self, entry: Entry) -> None:
         self._note(entry)
         if entry.kind == "train":
-            self.alive |= survivors(self._trained[-1:], self.hits)
+            self.alive = self.alive | survivors(self._trained[-1:], self.hits)
         elif entry.kind == "request":
             slots = {(shard, piece) for shard, piece in entry.body["slots"]}
             self.hits |= dict.fromkeys(slots, entry.seq)
-            self.alive = {node: fact for node, fact in self.alive.items() if not node.touches(slots)}
+            shards = {shard for shard, _ in slots}
+            left = dict(self.alive)  # never changed in place: another thread may be looking at it
+            for node in self.alive:
+                if node.shard in shards and node.touches(slots):
+                    del left[node]
+            self.alive = left
 
     def _note(self, entry: Entry) -> None:
         if entry.kind == "train":
