@@ -58,7 +58,12 @@ def test_an_overwriting_in_place_is_cut_in_half_too(tmp_path: Path) -> None:
 
 
 def test_write_points_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, names in ((os, (*crash.CALLS, "pwrite")), (sqlite3, ("connect",)), (io, ("open",)), (builtins, ("open",))):
+    for module, names in (
+        (os, (*crash.CALLS, "pwrite")),
+        (sqlite3, ("connect",)),
+        (io, ("open",)),
+        (builtins, ("open",)),
+    ):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name))
     counting = crash.Kill(0)
