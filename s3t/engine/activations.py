@@ -87,7 +87,8 @@ def gather(
 
 
 class Activations:
-    """Keeps slices' activations for one build: up to ``budget`` bytes in memory, the rest in files below ``folder``.
+    """Keeps slices' activations for one build: up to ``budget`` bytes in memory, the rest in files without a name that
+    were made below ``folder``.
 
     Entries go by a key that covers the slice's retained rows and everything that the prefix depends on: after a deletion
     the key is another one. ``folder`` None: what does not fit is computed again. :meth:`close` erases everything.
@@ -131,6 +132,7 @@ class Activations:
             path = folder / f"{depth:03d}"
             count = piece.flat.numel()
             mapped = torch.from_file(str(path), shared=True, size=count, dtype=piece.flat.dtype)
+            path.unlink()  # it lives as long as the mapping does, and nothing on the disk has its name
             mapped.copy_(piece.flat.reshape(-1))
             self.spilled += count * piece.flat.element_size()
             out[depth] = Piece(mapped.view(piece.flat.shape), piece.starts, piece.lengths)
