@@ -262,7 +262,7 @@ def _optimizer(**changes: Any) -> Plant:
 
 
 def _schedule(share: Callable[[int, int, float], float]) -> Plant:
-    return lambda patch: patch.setattr(training, "_schedule", share)
+    return lambda patch: patch.setattr(training, "schedule", share)
 
 
 def _no_clip(patch: pytest.MonkeyPatch) -> None:
