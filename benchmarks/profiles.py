@@ -1,5 +1,5 @@
 """How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
-deletions, about half an hour), full (hours).
+deletions, about half an hour; engines on a third of it), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
 """
@@ -153,6 +153,9 @@ PROFILES: dict[str, Profile] = {
         streams=20,
         trials=100_000,
         rounds=20,
+        engine_data=(("trec6", (1500, 0, 982)),),
+        engine_seeds=3,
+        engine_growth=(270, 540, 1080),
     ),
     "full": Profile(
         name="full",
