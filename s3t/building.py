@@ -22,6 +22,7 @@ from s3t.engine.numerics import Numerics
 from s3t.errors import RunError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
+from s3t.ledger import Superseded
 from s3t.partition import slot, tag
 from s3t.plan import Plan, Stage
 from s3t.records import canonical_json, sha256
@@ -101,7 +102,9 @@ class Builder:
         return job, task
 
     def _begin(self, node: Node) -> Job:
-        parent = self.facts.alive[node.parent] if node.parent else None
+        parent = self.facts.alive.get(node.parent) if node.parent else None
+        if node.parent and parent is None:
+            raise Superseded  # a deletion took the parent after the node was found to be missing
         return Job(node, parent, [], set(), self.run.ledger.head(), time.perf_counter())
 
     def finish(self, job: Job, trained: Trained, *, down: bool) -> Cost:

@@ -29,10 +29,24 @@ def train_missing(builder: Builder, lost: set[Node], progress: Progress | None, 
     number = min(builder.resources.workers, len(roots))
     if number < 2:
         return _in_turn(builder, lost, progress, down)
-    # A shard's slices pass the frozen prefix once per worker that trains on them: keep shards together where that suffices.
-    by_shard = len(shards) >= number
-    home = {root: (shards.index(root[0]) if by_shard else i) % number for i, root in enumerate(roots)}
-    return _together(builder, lost, progress, down, home, number)
+    return _together(builder, lost, progress, down, Homes(number, by_shard=len(shards) >= number))
+
+
+class Homes:
+    """Which worker trains a chain: whole shards together, for a worker takes a slice's rows through the frozen prefix once.
+
+    ``by_shard`` false, where there are fewer shards than workers: chains with the same first slice together.
+    """
+
+    def __init__(self, number: int, *, by_shard: bool) -> None:
+        self.number = number
+        self._by_shard = by_shard
+        self._of: dict[tuple[int, ...], int] = {}
+
+    def of(self, node: Node) -> int:
+        """Return the worker of a node, also of one that a deletion made missing while the build ran."""
+        chain = (node.shard,) if self._by_shard else (node.shard, node.prefix[0])
+        return self._of.setdefault(chain, len(self._of) % self.number)
 
 
 def _in_turn(builder: Builder, lost: set[Node], progress: Progress | None, down: bool) -> Cost:
@@ -56,26 +70,25 @@ def _together(
     lost: set[Node],
     progress: Progress | None,
     down: bool,
-    home: dict[tuple[int, int], int],
-    number: int,
+    homes: Homes,
 ) -> Cost:
     total, done = Cost(), 0
     running: dict[Future[Any], Job] = {}
     cache = round(builder.resources.cache_gb * 1e9)
-    with Workers(number, builder.backbone, cache, builder.run.path) as workers:
+    with Workers(homes.number, builder.backbone, cache, builder.run.path) as workers:
         builder.environment = builder.environment | {"threads": workers.threads}
         try:
             while True:
                 missing = builder.facts.missing(lost)
                 for node in _ready(missing, {job.node for job in running.values()}):
-                    worker = home[node.shard, node.prefix[0]]
-                    if sum(home[job.node.shard, job.node.prefix[0]] == worker for job in running.values()) < AHEAD:
+                    worker = homes.of(node)
+                    if sum(homes.of(job.node) == worker for job in running.values()) < AHEAD:
                         with _overtaken(builder):
                             job, task = builder.prepare(node)
                             running[workers.submit(worker, task)] = job
-                if not running:
+                if not missing:
                     break
-                if progress:
+                if running and progress:
                     progress(done, done + len(missing), next(iter(running.values())).node.name)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job = running.pop(future)

@@ -7,8 +7,10 @@ Workers never see the run's databases; they get rows and parents in the task and
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,20 +95,26 @@ class Workers:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, worker: int, task: Task) -> Future[Any]:
-        """Hand a task to one of the workers; its result goes through :func:`outcome`."""
+        """Hand a task to one of the workers; its result goes through :func:`outcome`. RunError if its process died."""
         packed = (_packed_state(task.parent), task.__dict__ | {"parent": None})
-        return self._pools[worker].submit(_work, packed)
+        with _alive():
+            return self._pools[worker].submit(_work, packed)
 
 
 def outcome(future: Future[Any]) -> Trained:
     """Return a finished task's outcome, or raise what it raised. RunError if its process died."""
-    from concurrent.futures.process import BrokenProcessPool
-
-    try:
+    with _alive():
         adapter, head, counts = future.result()
+    return Trained(_unpacked(adapter), _unpacked(head), *counts)
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Say what it means that a pool is broken: at a result, or already when the next task is handed over."""
+    try:
+        yield
     except BrokenProcessPool as error:
         raise RunError("a worker process died (out of memory?); what is finished is kept: try fewer workers") from error
-    return Trained(_unpacked(adapter), _unpacked(head), *counts)
 
 
 _here: dict[str, Any] = {}
