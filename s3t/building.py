@@ -16,7 +16,7 @@ from s3t.backbone import Backbone, environment
 from s3t.blocks import ModelState, lora_config
 from s3t.contract import Cost, Progress
 from s3t.digests import tensors_digest
-from s3t.engine.activations import FOLDER, Activations, erase
+from s3t.engine.activations import Activations
 from s3t.engine.mode import Resources
 from s3t.engine.numerics import Numerics
 from s3t.errors import RunError
@@ -27,7 +27,7 @@ from s3t.partition import slot, tag
 from s3t.plan import Plan, Stage
 from s3t.records import canonical_json, sha256
 from s3t.rows import ObservedRows, StoredRow
-from s3t.runs import Run
+from s3t.runs import ACTIVATIONS, Run
 from s3t.selection import Chain, TrainedNode
 from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
 from s3t.training import Row, Seeds, Trained
@@ -59,7 +59,7 @@ class Builder:
         self.threads = self.environment["threads"]
         self.finite = True
         self.resources = resources or Resources()
-        self.activations = Activations(round(self.resources.cache_gb * 1e9), run.path / FOLDER)
+        self.activations = Activations(round(self.resources.cache_gb * 1e9), run.path / ACTIVATIONS)
 
     def build(self, progress: Progress | None = None, *, down: bool = False, mend: bool = False) -> Cost:
         """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too.
@@ -259,4 +259,4 @@ def sweep(run: Run, facts: Facts) -> None:
     """Erase every folder below the store that no surviving node owns. Only under the build lock."""
     facts.update()
     run.nodes.erase(run.nodes.keys() - facts.live_keys())
-    erase(run.path / FOLDER)
+    run.erase_activations()

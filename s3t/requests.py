@@ -7,7 +7,6 @@ process left in between is completed by the next one. Nothing here takes longer 
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from s3t.errors import BusyError, RecordError, RunError
 from s3t.facts import Facts
 from s3t.partition import tag
 from s3t.records import Record
-from s3t.runs import ACTIVATIONS, Run
+from s3t.runs import Run
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,9 @@ def erase(run: Run, dropped: set[str]) -> None:
 
 def _erase_activations(run: Run) -> None:
     """Erase activations that a build left when it was cut short; a build under way erases its own at its end."""
-    if (run.path / ACTIVATIONS).exists():
+    if run.has_activations():
         with suppress(BusyError), run.building():
-            shutil.rmtree(run.path / ACTIVATIONS, ignore_errors=True)
+            run.erase_activations()
 
 
 def _erase_rows(run: Run) -> None:

@@ -111,6 +111,14 @@ class Run:
         finally:
             os.close(handle)
 
+    def has_activations(self) -> bool:
+        """Say whether a build is keeping activations of rows on disk, or left some."""
+        return (self.path / ACTIVATIONS).exists()
+
+    def erase_activations(self) -> None:
+        """Erase what a build kept of rows on disk. Only under the build lock."""
+        shutil.rmtree(self.path / ACTIVATIONS, ignore_errors=True)
+
 
 def create(
     path: Path,

@@ -12,6 +12,7 @@ from s3t.contract import Cost, Progress
 from s3t.errors import IsolationError, RunError
 from s3t.graph import Node
 from s3t.ledger import Superseded
+from s3t.runs import ACTIVATIONS
 from s3t.workers import Workers, outcome
 
 AHEAD = 2
@@ -75,7 +76,7 @@ def _together(
     total, done = Cost(), 0
     running: dict[Future[Any], Job] = {}
     cache = round(builder.resources.cache_gb * 1e9)
-    with Workers(homes.number, builder.backbone, cache, builder.run.path) as workers:
+    with Workers(homes.number, builder.backbone, cache, builder.run.path / ACTIVATIONS) as workers:
         builder.environment = builder.environment | {"threads": workers.threads}
         try:
             while True:

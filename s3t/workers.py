@@ -22,7 +22,7 @@ from torch import Tensor
 
 from s3t.backbone import Backbone, load
 from s3t.blocks import ModelState
-from s3t.engine.activations import FOLDER, Activations
+from s3t.engine.activations import Activations
 from s3t.engine.numerics import Numerics
 from s3t.errors import RunError
 from s3t.plan import Stage
@@ -75,6 +75,7 @@ def _keeping(task: Task, activations: Activations) -> Keep:
 class Workers:
     """``number`` processes, each with the base model and activations of its own. Use as a context manager.
 
+    ``folder``: where activations beyond ``cache_bytes`` (of all workers together) are mapped, each worker in its own part.
     Raises RunError at the first result if the base model cannot be loaded again by its name, or is another one then.
     """
 
@@ -83,8 +84,7 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         about = (backbone.name, str(backbone.device), backbone.digest, self.threads, cache_bytes // number)
         self._pools = [
-            ProcessPoolExecutor(1, context, _begin, (*about, str(folder / FOLDER / f"worker-{i}")))
-            for i in range(number)
+            ProcessPoolExecutor(1, context, _begin, (*about, str(folder / f"worker-{i}"))) for i in range(number)
         ]
 
     def __enter__(self) -> Workers:

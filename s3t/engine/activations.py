@@ -8,7 +8,6 @@ again cannot change a bit. They are as personal as the rows: they live in memory
 from __future__ import annotations
 
 import shutil
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,8 +21,6 @@ from s3t.engine.encoder import Encoder
 
 BATCH = 64
 """Rows per batch in which a slice passes the frozen prefix."""
-FOLDER = "activations"
-"""Folder for what does not fit the memory budget, in a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,6 @@ class Piece:
     def row(self, i: int) -> Tensor:
         """Return row ``i``: (tokens, hidden)."""
         return self.flat[self.starts[i] : self.starts[i] + self.lengths[i]]
-
-
-Pieces = Mapping[int, Piece]
-"""One slice by depth: the input of layer ``depth``."""
 
 
 def activate(encoder: Encoder, rows: Sequence[Encoded], depths: Iterable[int]) -> dict[int, Piece]:
@@ -91,13 +84,14 @@ class Activations:
     were made below ``folder``.
 
     Entries go by a key that covers the slice's retained rows and everything that the prefix depends on: after a deletion
-    the key is another one. ``folder`` None: what does not fit is computed again. :meth:`close` erases everything.
+    the key is another one, and what was kept under the old one stays in this process until the build ends. ``folder`` None:
+    what does not fit is computed again. :meth:`close` erases everything.
     """
 
     def __init__(self, budget: int, folder: Path | None = None) -> None:
         self._budget = budget
         self._folder = folder
-        self._kept: OrderedDict[str, dict[int, Piece]] = OrderedDict()
+        self._kept: dict[str, dict[int, Piece]] = {}
         self._bytes = 0
         self.computed = 0
         self.spilled = 0
@@ -105,7 +99,6 @@ class Activations:
     def get(self, key: str, depth: int, make: Callable[[], dict[int, Piece]]) -> Piece:
         """Return the slice at ``depth``; ``make`` computes all its depths if they are not here."""
         if key in self._kept:
-            self._kept.move_to_end(key)
             return self._kept[key][depth]
         made = make()
         self.computed += 1
@@ -123,7 +116,7 @@ class Activations:
         self._kept.clear()
         self._bytes = 0
         if self._folder is not None:
-            erase(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _spill(self, folder: Path, made: Mapping[int, Piece]) -> dict[int, Piece]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,8 +130,3 @@ class Activations:
             self.spilled += count * piece.flat.element_size()
             out[depth] = Piece(mapped.view(piece.flat.shape), piece.starts, piece.lengths)
         return out
-
-
-def erase(folder: Path) -> None:
-    """Erase all spilled activations below ``folder``; it may be gone already."""
-    shutil.rmtree(folder, ignore_errors=True)

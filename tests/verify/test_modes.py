@@ -212,7 +212,6 @@ def folder_of(system: System) -> Path:
 def test_what_is_spilled_is_gone_after_every_build_and_moves_no_bit(
     fitted: dict[Mode, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert runs.ACTIVATIONS == activations.FOLDER
     spilled: list[int] = []
     close = activations.Activations.close
 
