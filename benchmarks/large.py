@@ -31,7 +31,7 @@ from s3t.engine.images import image_backbone, with_flips
 from s3t.graph import Node, batches, seed
 from s3t.plan import Plan, s3t_plan
 from s3t.records import Layout, Recipe
-from s3t.training import Row, Seeds
+from s3t.training import Row, Seeds, Task
 
 CACHE = 64 * 10**9
 """Bytes of activations that ours may keep on the device."""
@@ -121,18 +121,8 @@ def _node(
         return cache.get(str(piece), at, lambda: make(depths))
 
     seeds = Seeds(*(seed(number, node, purpose) for purpose in ("adapter", "head", "dropout")))
-    return train_node_fast(
-        work.backbone,
-        stages[:depth],
-        parent,
-        rows,
-        drawn,
-        work.recipe,
-        seeds,
-        work.classes,
-        precision="bfloat16",
-        keep=keep,
-    )
+    task = Task(stages[:depth], parent, rows, drawn, work.recipe, seeds, work.classes)
+    return train_node_fast(work.backbone, task, precision="bfloat16", keep=keep)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from s3t.rows import ObservedRows, StoredRow
 from s3t.runs import ACTIVATIONS, Run
 from s3t.selection import Chain, TrainedNode
 from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
-from s3t.training import Row, Seeds, Trained
-from s3t.workers import Task, perform
+from s3t.training import Row, Seeds, Task, Trained
+from s3t.workers import Assignment, perform
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class Builder:
         job.reads.update(reads)
         return self.finish(job, trained, down=down)
 
-    def prepare(self, node: Node) -> tuple[Job, Task]:
-        """Read what a node is trained from; another process may then do its task."""
+    def prepare(self, node: Node) -> tuple[Job, Assignment]:
+        """Read what a node is trained from; another process may then train it."""
         job, plan = self._begin(node), self.facts.plan
         with self.rows.observing() as reads:
             job.stored.extend(self.node_rows(plan, node))
-            task = self.task(plan, node, job.stored)
+            given = self.assignment(plan, node, job.stored)
         job.reads.update(reads)
-        return job, task
+        return job, given
 
     def _begin(self, node: Node) -> Job:
         parent = self.facts.alive.get(node.parent) if node.parent else None
@@ -183,16 +183,15 @@ class Builder:
 
     def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
         """Encode the rows and hand everything to the numeric kernel."""
-        return perform(self.task(plan, node, stored), self.backbone, self.activations)
+        return perform(self.assignment(plan, node, stored), self.backbone, self.activations)
 
-    def task(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Task:
+    def assignment(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Assignment:
         """Return all that the numeric kernel needs for a node, rows encoded."""
         config = self.run.config
         encoded = self.backbone.encode([row.record.inputs for row in stored], config.recipe.max_length)
         home = [slot(self.run.key, row.record.id, plan.layout)[1] for row in stored]
         depths = prefix_depths(plan.stages)
-        return Task(
-            kernel=config.kernel,
+        task = Task(
             stages=plan.stages[: len(node.prefix)],
             parent=self.parent_state(plan, node),
             rows=[Row(e, row.record.label, piece) for e, row, piece in zip(encoded, stored, home, strict=True)],
@@ -201,9 +200,9 @@ class Builder:
             seeds=self.seeds(node),
             classes=len(config.classes),
             finite=self.finite,
-            depths=depths,
-            keys={piece: self.activations_key(node.shard, piece, stored, home, depths) for piece in set(home)},
         )
+        keys = {piece: self.activations_key(node.shard, piece, stored, home, depths) for piece in set(home)}
+        return Assignment(config.kernel, task, depths, keys)
 
     def activations_key(
         self, shard: int, piece: int, stored: Sequence[StoredRow], home: Sequence[int], depths: Sequence[int]

@@ -85,8 +85,8 @@ def _together(
                     worker = homes.of(node)
                     if sum(homes.of(job.node) == worker for job in running.values()) < AHEAD:
                         with _overtaken(builder):
-                            job, task = builder.prepare(node)
-                            running[workers.submit(worker, task)] = job
+                            job, given = builder.prepare(node)
+                            running[workers.submit(worker, given)] = job
                 if not missing:
                     break
                 if running and progress:

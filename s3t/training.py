@@ -59,32 +59,49 @@ class Trained:
     layer_passes: int
 
 
+@dataclass(frozen=True)
+class Task:
+    """All that one node's tensors are a function of, besides the base model and the numerics.
+
+    The adapter of ``stages[-1]`` and the head are trained on ``batches`` of indices into ``rows``, in the given order, all
+    epochs in one list. ``parent``: the state after the stages before (None for the first); its other adapters stay active and
+    frozen, the head continues, and an adapter of the same name continues. ``finite``: whether a gradient that is not finite
+    is an error; an audit poisons records on purpose and asks what else becomes NaN.
+    """
+
+    stages: Sequence[Stage]
+    parent: ModelState | None
+    rows: Sequence[Row]
+    batches: Sequence[Sequence[int]]
+    recipe: Recipe
+    seeds: Seeds
+    classes: int
+    finite: bool = True
+
+    @property
+    def stage(self) -> Stage:
+        """What the node trains: the last of its stages."""
+        return self.stages[-1]
+
+    @property
+    def record_passes(self) -> int:
+        """How many times a row is trained on, over all batches."""
+        return sum(len(batch) for batch in self.batches)
+
+
 Keep = Callable[[int, int, Callable[[Sequence[int]], dict[int, Any]]], Any]
 """Where the fast engine's activations are kept: called with a slice, a depth, and what makes some depths of that slice."""
 
 
-def train_node(
-    backbone: Backbone,
-    stages: Sequence[Stage],
-    parent: ModelState | None,
-    rows: Sequence[Row],
-    batches: Sequence[Sequence[int]],
-    recipe: Recipe,
-    seeds: Seeds,
-    classes: int,
-    *,
-    finite: bool = True,
-) -> Trained:
-    """Train the adapter of ``stages[-1]`` and the head on ``batches`` of indices into ``rows``.
+def train_node(backbone: Backbone, task: Task) -> Trained:
+    """Train one node: its adapter, of shapes as PEFT has them, and the head (classes, hidden).
 
-    ``parent`` is the state after the stages before (None for the first): its other adapters stay active and frozen, the
-    head continues, and an adapter of the same name continues. Batches run in the given order, all epochs in one list.
-    Raises IsolationError if any other tensor would change or has changed, S3TError if the loss is not finite (unless
-    ``finite`` is false: an audit poisons records on purpose and asks what else becomes NaN).
+    Raises IsolationError if any other tensor would change or has changed, S3TError if a gradient is not finite and the
+    task forbids that.
     """
-    stage = stages[-1]
+    stage, parent, seeds = task.stage, task.parent, task.seeds
     with reproducible(seeds.dropout, backbone.device):
-        model = ChainModel(backbone, stages, recipe, classes)
+        model = ChainModel(backbone, task.stages, task.recipe, task.classes)
         if parent is None:
             model.initialise_head(seeds.head)
         else:
@@ -94,28 +111,22 @@ def train_node(
         trained = [*model.adapter_parameters(stage.adapter), *model.head.parameters()]
         before = _digest_of_others(model, trained)
         torch.manual_seed(seeds.dropout)  # making the model has drawn from the generator
-        _run(model, stage, rows, batches, recipe, finite)
+        _run(model, task)
         if _digest_of_others(model, trained) != before:
             raise IsolationError(f"training adapter {stage.adapter!r} changed a tensor outside it; nothing was stored")
     lowest = 0 if stage.kind == "full" else min(stage.layers)
-    passes = sum(len(batch) for batch in batches)
+    passes = task.record_passes
     return Trained(
         adapter={name: _kept(tensor) for name, tensor in model.adapter_tensors(stage.adapter).items()},
         head={name: _kept(tensor) for name, tensor in model.head_tensors().items()},
-        optimizer_steps=len(batches),
+        optimizer_steps=len(task.batches),
         record_passes=passes,
         layer_passes=passes * (backbone.layers + backbone.layers - lowest),
     )
 
 
-def _run(
-    model: ChainModel,
-    stage: Stage,
-    rows: Sequence[Row],
-    batches: Sequence[Sequence[int]],
-    recipe: Recipe,
-    finite: bool,
-) -> None:
+def _run(model: ChainModel, task: Task) -> None:
+    stage, rows, recipe = task.stage, task.rows, task.recipe
     body, head = model.adapter_parameters(stage.adapter), list(model.head.parameters())
     for parameter in (*body, *head):
         parameter.requires_grad_(True)
@@ -128,15 +139,15 @@ def _run(
     )
     _check_optimizer(model, optimizer, [*body, *head])
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(task.batches):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * schedule(step, len(batches), recipe.warmup)
+            group["lr"] = peak * schedule(step, len(task.batches), recipe.warmup)
         logits = model(model.backbone.collate([rows[i].encoded for i in batch]))
         labels = torch.tensor([rows[i].label for i in batch], device=logits.device)
         loss = nn.functional.cross_entropy(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_([*body, *head], recipe.clip)
-        if finite and not torch.isfinite(norm):
+        if task.finite and not torch.isfinite(norm):
             raise S3TError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
         optimizer.step()
         optimizer.zero_grad()

@@ -1,7 +1,7 @@
 """Worker processes that train nodes at the same time, each on its share of the threads.
 
 A node's tensors are a function of its task alone: which worker trains it, and what else that worker trained, cannot matter.
-Workers never see the run's databases; they get rows and parents in the task and give tensors back.
+Workers never see the run's databases; they get rows and parents with the assignment and give tensors back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,51 +25,28 @@ from s3t.blocks import ModelState
 from s3t.engine.activations import Activations
 from s3t.engine.numerics import Numerics
 from s3t.errors import RunError
-from s3t.plan import Stage
-from s3t.records import Recipe
-from s3t.training import Keep, Row, Seeds, Trained
+from s3t.training import Task, Trained
 
 Arrays = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Task:
-    """All that training one node needs besides the base model. ``keys``: of its slices' activations, by slice."""
+class Assignment:
+    """A task, the kernel to do it with, and where its slices' activations go: ``keys`` by slice, taken at ``depths``."""
 
     kernel: str
-    stages: tuple[Stage, ...]
-    parent: ModelState | None
-    rows: Sequence[Row]
-    batches: Sequence[Sequence[int]]
-    recipe: Recipe
-    seeds: Seeds
-    classes: int
-    finite: bool
+    task: Task
     depths: Sequence[int]
     keys: Mapping[int, str]
 
 
-def perform(task: Task, backbone: Backbone, activations: Activations) -> Trained:
-    """Train the node of a task in this process."""
-    return Numerics.of(task.kernel).train(
-        backbone,
-        task.stages,
-        task.parent,
-        task.rows,
-        task.batches,
-        task.recipe,
-        task.seeds,
-        task.classes,
-        finite=task.finite,
-        keep=_keeping(task, activations),
-    )
+def perform(given: Assignment, backbone: Backbone, activations: Activations) -> Trained:
+    """Train the node of an assignment in this process."""
 
-
-def _keeping(task: Task, activations: Activations) -> Keep:
     def keep(piece: int, depth: int, make: Any) -> Any:
-        return activations.get(task.keys[piece], depth, lambda: make(task.depths))
+        return activations.get(given.keys[piece], depth, lambda: make(given.depths))
 
-    return keep
+    return Numerics.of(given.kernel).train(backbone, given.task, keep)
 
 
 class Workers:
@@ -94,15 +71,15 @@ class Workers:
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, worker: int, task: Task) -> Future[Any]:
-        """Hand a task to one of the workers; its result goes through :func:`outcome`. RunError if its process died."""
-        packed = (_packed_state(task.parent), task.__dict__ | {"parent": None})
+    def submit(self, worker: int, given: Assignment) -> Future[Any]:
+        """Hand an assignment to one of the workers; its result goes through :func:`outcome`. RunError if its process died."""
+        packed = (_packed_state(given.task.parent), replace(given, task=replace(given.task, parent=None)))
         with _alive():
             return self._pools[worker].submit(_work, packed)
 
 
 def outcome(future: Future[Any]) -> Trained:
-    """Return a finished task's outcome, or raise what it raised. RunError if its process died."""
+    """Return a finished assignment's outcome, or raise what it raised. RunError if its process died."""
     with _alive():
         adapter, head, counts = future.result()
     return Trained(_unpacked(adapter), _unpacked(head), *counts)
@@ -132,14 +109,15 @@ def _begin(name: str, device: str, digest: str, threads: int, cache_bytes: int, 
     _here["activations"] = Activations(cache_bytes, Path(folder))
 
 
-def _work(packed: tuple[Any, dict[str, Any]]) -> tuple[Arrays, Arrays, tuple[int, int, int]]:
+def _work(packed: tuple[Any, Assignment]) -> tuple[Arrays, Arrays, tuple[int, int, int]]:
     if _here["failure"]:
         raise RunError(_here["failure"])
-    parent, fields = packed
+    parent, given = packed
     state = (
         None if parent is None else ModelState({n: _unpacked(t) for n, t in parent[0].items()}, _unpacked(parent[1]))
     )
-    done = perform(Task(**fields | {"parent": state}), _here["backbone"], _here["activations"])
+    whole = replace(given, task=replace(given.task, parent=state))
+    done = perform(whole, _here["backbone"], _here["activations"])
     return _packed(done.adapter), _packed(done.head), (done.optimizer_steps, done.record_passes, done.layer_passes)
 
 

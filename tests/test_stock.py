@@ -29,7 +29,7 @@ from s3t.partition import slot
 from s3t.plan import s3t_plan
 from s3t.planner.work import upfront
 from s3t.records import Layout, Recipe, Record
-from s3t.training import Row, Seeds, train_node
+from s3t.training import Row, Seeds, Task, train_node
 
 KEY = bytes(range(32))
 LAYOUT = Layout(2, 2, 2)
@@ -114,9 +114,9 @@ def test_steps_on_one_batch_are_the_reference_kernels(
     theirs = Classifier(base, recipe, 3)
     for number, stage in enumerate(PLAN.stages):
         depth, seeds = number + 1, Seeds(10 + number, 3, 0)
-        start = train_node(tiny, PLAN.stages[:depth], ours, [], [], recipe, seeds, 3)
+        start = train_node(tiny, Task(PLAN.stages[:depth], ours, [], [], recipe, seeds, 3))
         batches = [list(range(len(rows)))] * epochs
-        end = train_node(tiny, PLAN.stages[:depth], ours, rows, batches, recipe, seeds, 3)
+        end = train_node(tiny, Task(PLAN.stages[:depth], ours, rows, batches, recipe, seeds, 3))
         theirs.grow(stage)
         _copy_adapter(start.adapter, theirs)
         theirs.head.load_state_dict(start.head)

@@ -20,7 +20,7 @@ from s3t.digests import tensors_digest
 from s3t.errors import IsolationError, S3TError
 from s3t.plan import Stage, s3t_plan
 from s3t.records import Layout, Recipe
-from s3t.training import Row, Seeds, Trained, train_node
+from s3t.training import Row, Seeds, Task, Trained, train_node
 
 RECIPE = Recipe(rank=2, batch_size=4, lr=5e-3, dropout=0.1)
 STAGES = s3t_plan(Layout(1, 3, 1), RECIPE, 6).stages
@@ -38,7 +38,7 @@ def rows(tiny: Backbone) -> list[Row]:
 def _train(tiny: Backbone, rows: list[Row], depth: int, state: ModelState | None, **changes: Any) -> Trained:
     given: dict[str, Any] = {"batches": BATCHES, "recipe": RECIPE, "seeds": SEEDS[depth - 1], "stages": STAGES[:depth]}
     given |= changes
-    return train_node(tiny, given["stages"], state, rows, given["batches"], given["recipe"], given["seeds"], 3)
+    return train_node(tiny, Task(given["stages"], state, rows, given["batches"], given["recipe"], given["seeds"], 3))
 
 
 def _state(trained: Trained, before: ModelState | None, stage: Stage) -> ModelState:

@@ -45,6 +45,7 @@ class Numerics:
     row: Callable[..., Any]
     seeds: Callable[..., Any]
     state: Callable[..., Any]
+    task: Callable[..., Any]
     train: Callable[..., Any]
     score: Callable[..., list[Tensor]]
 
@@ -65,7 +66,7 @@ def numerics(kernel: Kernel, version: str) -> Numerics:
         def row(encoded: Encoded, label: int, piece: int) -> slow.Row:
             return slow.Row(encoded, label)
 
-        return Numerics(slow.KERNEL, row, slow.Seeds, slow.State, slow.train_node_slowly, apart)
+        return Numerics(slow.KERNEL, row, slow.Seeds, slow.State, slow.Task, slow.train_node_slowly, apart)
     from s3t import training
     from s3t.blocks import ModelState
     from s3t.engine.numerics import Numerics as Engine
@@ -79,7 +80,7 @@ def numerics(kernel: Kernel, version: str) -> Numerics:
         found = engine.score(models, rows)
         return [found[i] for i in range(len(chains))]
 
-    return Numerics(version, training.Row, training.Seeds, ModelState, engine.train, together)
+    return Numerics(version, training.Row, training.Seeds, ModelState, training.Task, engine.train, together)
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,7 @@ class Room:
             batch_size=self.recipe.batch_size,
             window=self.recipe.window,
         )
-        trained = using.train(
-            self.backbone,
+        task = using.task(
             stages,
             self.state(shard, prefix[:-1], self.nodes if self.given is None else self.given),
             [
@@ -155,6 +155,7 @@ class Room:
             using.seeds(*(derive.seed(run_seed, shard, prefix, p) for p in ("adapter", "head", "dropout"))),
             len(self.brief.run["data"]["classes"]),
         )
+        trained = using.train(self.backbone, task)
         self.nodes[shard, prefix] = Retrained(trained.adapter, trained.head)
         self.spent[shard, prefix] = {
             "record_passes": trained.record_passes,

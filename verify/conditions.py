@@ -24,7 +24,7 @@ from s3t.engine.encoder import Encoder
 from s3t.engine.mode import Mode
 from s3t.engine.numerics import Numerics
 from s3t.records import Recipe
-from s3t.training import Keep, Row, Seeds, reproducible, train_node
+from s3t.training import Keep, Row, Seeds, Task, reproducible, train_node
 from verify.plans import Stage, documented_plan
 
 Tensors = Mapping[str, Tensor]
@@ -75,7 +75,7 @@ def kernel(bench: Bench, backbone: Backbone | None = None, dropout: float = 0.0)
     batches = [[(start + i) % ROWS for i in range(BATCH)] for start in range(0, 12 * BATCH, BATCH)]
     stages: Any = bench.stages[:1]
     seeds = Seeds(SEED, SEED + 1, SEED + 2)
-    done = train_node(backbone or bench.backbone, stages, None, bench.rows, batches, recipe, seeds, CLASSES)
+    done = train_node(backbone or bench.backbone, Task(stages, None, bench.rows, batches, recipe, seeds, CLASSES))
     return {**done.adapter, **{f"head.{name}": tensor for name, tensor in done.head.items()}}
 
 
@@ -87,8 +87,8 @@ def nodes(bench: Bench, name: str, *, dropout: float = 0.0, keep: Keep | None = 
     state, seeds = None, Seeds(SEED, SEED + 1, SEED + 2)
     for length in (1, 2):
         stages: Any = bench.stages[:length]
-        engine = Numerics.of(name)
-        done = engine.train(bench.backbone, stages, state, rows, batches, recipe, seeds, CLASSES, keep=keep)
+        task = Task(stages, state, rows, batches, recipe, seeds, CLASSES)
+        done = Numerics.of(name).train(bench.backbone, task, keep)
         state = ModelState({**(state.adapters if state else {}), stages[-1].adapter: done.adapter}, done.head)
     assert state is not None
     adapters = {tensor: value for adapter in state.adapters.values() for tensor, value in adapter.items()}

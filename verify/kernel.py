@@ -56,6 +56,20 @@ class State:
 
 
 @dataclass(frozen=True)
+class Task:
+    """All that a node's tensors follow from, besides the base model; fields as in s3t.training.Task."""
+
+    stages: Sequence[Stage]
+    parent: State | None
+    rows: Sequence[Row]
+    batches: Sequence[Sequence[int]]
+    recipe: Recipe
+    seeds: Seeds
+    classes: int
+    finite: bool = True
+
+
+@dataclass(frozen=True)
 class Trained:
     """What a stage gives: its adapter and the head, on the CPU, and the counts of work done."""
 
@@ -66,26 +80,16 @@ class Trained:
     layer_passes: int
 
 
-def train_node_slowly(
-    backbone: Backbone,
-    stages: Sequence[Stage],
-    parent: State | None,
-    rows: Sequence[Row],
-    batches: Sequence[Sequence[int]],
-    recipe: Recipe,
-    seeds: Seeds,
-    classes: int,
-    *,
-    finite: bool = True,
-) -> Trained:
-    """Train the adapter of ``stages[-1]`` and the head on ``batches`` of indices into ``rows``, on top of ``parent``.
+def train_node_slowly(backbone: Backbone, task: Task) -> Trained:
+    """Train the adapter of the last stage and the head on the task's batches, on top of its parent.
 
     Arguments and result are those of s3t.training.train_node. S3TError if a gradient is not finite (with ``finite``).
     """
+    stages, parent, recipe, seeds = task.stages, task.parent, task.recipe, task.seeds
     stage = stages[-1]
     with _deterministic(backbone.device):
         model = _model(backbone, stages, recipe)
-        head = nn.Linear(backbone.hidden, classes, device=backbone.device)
+        head = nn.Linear(backbone.hidden, task.classes, device=backbone.device)
         body = _trained_tensors(model, stage)
         if parent is None:
             _fresh_head(head, seeds.head)
@@ -94,14 +98,14 @@ def train_node_slowly(
         if stage.kind == "lora" and (parent is None or stage.adapter not in parent.adapters):
             _fresh_adapter(body, seeds.adapter)
         torch.manual_seed(seeds.dropout)
-        _train(backbone, model, head, body, stage, rows, batches, recipe, finite)
+        _train(backbone, model, head, body, task)
         adapter = model.state_dict() if stage.kind == "full" else get_peft_model_state_dict(model, None, stage.adapter)
-    visits = sum(len(batch) for batch in batches)
+    visits = sum(len(batch) for batch in task.batches)
     backward = backbone.layers if stage.kind == "full" else backbone.layers - min(stage.layers)
     return Trained(
         {name: tensor.detach().clone().cpu() for name, tensor in adapter.items()},
         {name: tensor.detach().clone().cpu() for name, tensor in head.state_dict().items()},
-        len(batches),
+        len(task.batches),
         visits,
         visits * (backbone.layers + backward),
     )
@@ -192,17 +196,8 @@ def _fresh_head(head: nn.Linear, seed: int) -> None:
     head.bias.data = torch.zeros_like(head.bias)
 
 
-def _train(
-    backbone: Backbone,
-    model: Any,
-    head: nn.Linear,
-    body: Sequence[Tensor],
-    stage: Stage,
-    rows: Sequence[Row],
-    batches: Sequence[Sequence[int]],
-    recipe: Recipe,
-    finite: bool,
-) -> None:
+def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tensor], task: Task) -> None:
+    stage, rows, batches, recipe = task.stages[-1], task.rows, task.batches, task.recipe
     learning = [*body, head.weight, head.bias]
     for tensor in learning:
         tensor.requires_grad_(True)
@@ -225,7 +220,7 @@ def _train(
         labels = torch.tensor([rows[i].label for i in batch]).to(backbone.device)
         nn.CrossEntropyLoss()(logits, labels).backward()
         norm = nn.utils.clip_grad_norm_(learning, recipe.clip, norm_type=2.0)
-        if finite and not math.isfinite(float(norm)):
+        if task.finite and not math.isfinite(float(norm)):
             raise S3TError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
         optimizer.step()
 

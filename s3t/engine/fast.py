@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from s3t.backbone import Backbone
-from s3t.blocks import ModelState
 from s3t.engine import lora
 from s3t.engine.activations import Piece, activate, gather
 from s3t.engine.encoder import Encoder
@@ -23,56 +22,42 @@ from s3t.engine.layers import Block
 from s3t.engine.mode import Precision
 from s3t.errors import IsolationError, S3TError
 from s3t.records import Recipe
-from s3t.training import Keep, Row, Seeds, Trained, reproducible, schedule, train_node
+from s3t.training import Keep, Row, Task, Trained, reproducible, schedule, train_node
 
 if TYPE_CHECKING:
     from s3t.plan import Stage
 
 
-def train_node_fast(
-    backbone: Backbone,
-    stages: Sequence[Stage],
-    parent: ModelState | None,
-    rows: Sequence[Row],
-    batches: Sequence[Sequence[int]],
-    recipe: Recipe,
-    seeds: Seeds,
-    classes: int,
-    *,
-    precision: Precision,
-    finite: bool = True,
-    keep: Keep | None = None,
-) -> Trained:
-    """Train the adapter of ``stages[-1]`` and the head, as :func:`s3t.training.train_node` does.
+def train_node_fast(backbone: Backbone, task: Task, *, precision: Precision, keep: Keep | None = None) -> Trained:
+    """Train the adapter of the task's last stage and the head, as :func:`s3t.training.train_node` does.
 
-    ``rows`` say of which slice they are, in order of id within it. ``keep``: where activations of slices are kept, by
+    The task's rows say of which slice they are, in order of id within it. ``keep``: where activations of slices are kept, by
     slice; they are computed here if None. Raises ModelError if the base model has no lean form, RecipeError for a LoRA
     target that it does not have, IsolationError if a frozen tensor changed, S3TError if a gradient was not finite.
     """
-    stage = stages[-1]
+    stage, stages, recipe = task.stage, task.stages, task.recipe
     if any(s.kind == "full" for s in stages):
-        return train_node(backbone, stages, parent, rows, batches, recipe, seeds, classes, finite=finite)
+        return train_node(backbone, task)
     encoder = Encoder.of(backbone, precision)
-    with reproducible(seeds.dropout, backbone.device):
-        adapter, head = _initial(encoder, stages, parent, recipe, seeds, classes)
-        given = {} if parent is None else {n: t for n, t in parent.adapters.items() if n != stage.adapter}
+    with reproducible(task.seeds.dropout, backbone.device):
+        adapter, head = _initial(encoder, task)
+        given = {} if task.parent is None else {n: t for n, t in task.parent.adapters.items() if n != stage.adapter}
         layers, beside = frozen(encoder, stages[:-1], recipe, given)
         depth = prefix_depth(stages)
-        pieces, where, computed = _inputs(encoder, rows, depth, keep)
+        pieces, where, computed = _inputs(encoder, task.rows, depth, keep)
         learned = _Learned(encoder, stage, recipe, adapter, head, beside)
         fixed = [t for layer in layers[depth:] for t in layer.tensors()]
         versions = [t._version for t in fixed]
-        torch.manual_seed(seeds.dropout)
-        labels = torch.tensor([row.label for row in rows], device=backbone.device)
-        _run(encoder, layers[depth:], depth, learned, pieces, where, labels, batches, recipe, finite)
+        torch.manual_seed(task.seeds.dropout)
+        _run(encoder, task, layers[depth:], depth, learned, pieces, where)
         if versions != [t._version for t in fixed] or any(t.requires_grad for t in fixed):
             raise IsolationError(f"training adapter {stage.adapter!r} changed a frozen tensor; nothing was stored")
-    passes = sum(len(batch) for batch in batches)
+    passes = task.record_passes
     above = backbone.layers - depth
     return Trained(
         adapter={name: _kept(t) for name, t in lora.named(learned.body, learned.places)},
         head={"weight": _kept(learned.head[0]), "bias": _kept(learned.head[1])},
-        optimizer_steps=len(batches),
+        optimizer_steps=len(task.batches),
         record_passes=passes,
         layer_passes=passes * (above + backbone.layers - min(stage.layers)) + computed,
     )
@@ -114,16 +99,14 @@ class _Learned:
         self.deltas: lora.ByLayer = {**beside, **lora.deltas(encoder, stage, recipe, tensors, dropout=recipe.dropout)}
 
 
-def _initial(
-    encoder: Encoder, stages: Sequence[Stage], parent: ModelState | None, recipe: Recipe, seeds: Seeds, classes: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _initial(encoder: Encoder, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the adapter and the head as the stage finds them (docs/DERIVATION.md, "Numeric kernel")."""
-    stage = stages[-1]
+    stage, parent, recipe, seeds = task.stage, task.parent, task.recipe, task.seeds
     if parent is None:
         generator = torch.Generator().manual_seed(seeds.head)
-        weight = torch.randn((classes, encoder.backbone.hidden), generator=generator) * 0.02
-        return lora.fresh(encoder, stage, recipe, seeds.adapter), {"weight": weight, "bias": torch.zeros(classes)}
-    by_name = {s.adapter: s for s in stages}
+        weight = torch.randn((task.classes, encoder.backbone.hidden), generator=generator) * 0.02
+        return lora.fresh(encoder, stage, recipe, seeds.adapter), {"weight": weight, "bias": torch.zeros(task.classes)}
+    by_name = {s.adapter: s for s in task.stages}
     for name, tensors in parent.adapters.items():
         lora.check_fits(encoder, by_name[name], recipe, tensors)
     inherited = parent.adapters.get(stage.adapter)
@@ -155,16 +138,15 @@ def _inputs(
 
 def _run(
     encoder: Encoder,
+    task: Task,
     layers: Sequence[Block],
     depth: int,
     learned: _Learned,
     pieces: Sequence[Piece],
     where: Sequence[tuple[int, int]],
-    labels: Tensor,
-    batches: Sequence[Sequence[int]],
-    recipe: Recipe,
-    finite: bool,
 ) -> None:
+    recipe, batches = task.recipe, task.batches
+    labels = torch.tensor([row.label for row in task.rows], device=encoder.backbone.device)
     everything = [*learned.body, *learned.head]
     groups = [{"params": learned.body, "lr": recipe.lr}, {"params": learned.head, "lr": recipe.head_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
@@ -183,7 +165,7 @@ def _run(
         norms.append(nn.utils.clip_grad_norm_(everything, recipe.clip, foreach=True))
         optimizer.step()
         optimizer.zero_grad()
-    if finite and norms and not bool(torch.isfinite(torch.stack(norms)).all()):
+    if task.finite and norms and not bool(torch.isfinite(torch.stack(norms)).all()):
         step = next(i for i, norm in enumerate(norms) if not bool(torch.isfinite(norm)))
         raise S3TError(f"training diverged at step {step} (gradient norm {float(norms[step])}); lower lr={recipe.lr}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from s3t.engine.fast import train_node_fast
 from s3t.engine.mode import Mode
 from s3t.errors import RunError
 from s3t.records import Recipe
-from s3t.training import Keep, Row, Seeds, Trained, train_node
+from s3t.training import Keep, Task, Trained, train_node
 
 if TYPE_CHECKING:
     from s3t.plan import Stage
@@ -45,25 +45,11 @@ class Numerics:
             )
         return Numerics(mode)
 
-    def train(
-        self,
-        backbone: Backbone,
-        stages: Sequence[Stage],
-        parent: ModelState | None,
-        rows: Sequence[Row],
-        batches: Sequence[Sequence[int]],
-        recipe: Recipe,
-        seeds: Seeds,
-        classes: int,
-        *,
-        finite: bool = True,
-        keep: Keep | None = None,
-    ) -> Trained:
+    def train(self, backbone: Backbone, task: Task, keep: Keep | None = None) -> Trained:
         """Train one node (:func:`s3t.training.train_node`); ``keep`` holds activations for engines that use them."""
-        common: Any = (backbone, stages, parent, rows, batches, recipe, seeds, classes)
         if self.mode.engine == "reference":
-            return train_node(*common, finite=finite)
-        return train_node_fast(*common, precision=self.mode.precision, finite=finite, keep=keep)
+            return train_node(backbone, task)
+        return train_node_fast(backbone, task, precision=self.mode.precision, keep=keep)
 
     def chain(
         self, backbone: Backbone, stages: Sequence[Stage], state: ModelState, recipe: Recipe, classes: int

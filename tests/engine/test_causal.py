@@ -21,7 +21,7 @@ from s3t.engine.layers import attention, fused_attention
 from s3t.errors import ModelError, RecipeError
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
-from s3t.training import Row, Seeds
+from s3t.training import Row, Seeds, Task
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 GRADIENT = {"float32": 1e-4, "bfloat16": 0.1}
@@ -156,7 +156,7 @@ def test_gradients_are_pefts(base: Backbone, rows: list[Row], precision: Any, mo
 
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
     batches = [list(range(len(rows)))]
-    train_node_fast(base, PLAN.stages, parent, rows, batches, RECIPE, Seeds(1, 2, 3), 3, precision=precision)
+    train_node_fast(base, Task(PLAN.stages, parent, rows, batches, RECIPE, Seeds(1, 2, 3), 3), precision=precision)
     assert len(seen) == len(theirs) == 2 * 7 * 2 + 2
     for mine, other in zip(seen, theirs, strict=True):
         assert apart(mine, other) < GRADIENT[precision]
@@ -223,9 +223,8 @@ def test_merging_adds_to_copies(base: Backbone) -> None:
 
 def test_nothing_frozen_changes(base: Backbone, rows: list[Row]) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-    train_node_fast(
-        base, PLAN.stages[:1], None, rows, [[0, 1], [2, 3, 4, 5]] * 3, RECIPE, Seeds(1, 2, 3), 3, precision="float32"
-    )
+    task = Task(PLAN.stages[:1], None, rows, [[0, 1], [2, 3, 4, 5]] * 3, RECIPE, Seeds(1, 2, 3), 3)
+    train_node_fast(base, task, precision="float32")
     assert all(torch.equal(before[name], tensor) for name, tensor in base.model.state_dict().items())
 
 

@@ -23,7 +23,7 @@ from s3t.engine.fast import train_node_fast
 from s3t.errors import IsolationError, S3TError
 from s3t.plan import Plan, Stage, s3t_plan
 from s3t.records import Layout, Recipe
-from s3t.training import Row, Seeds, Trained, train_node
+from s3t.training import Row, Seeds, Task, Trained, train_node
 
 RECIPE = Recipe(rank=2, batch_size=4, lr=5e-3, warmup=0.3)
 BATCHES = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [9, 0, 5, 2], [1]]
@@ -52,7 +52,7 @@ def chain(
     state: ModelState | None = None
     for depth, stage in enumerate(plan.stages, start=1):
         seeds = Seeds(depth, 10 + depth, 20 + depth)
-        out.append(train(backbone, plan.stages[:depth], state, rows, BATCHES, recipe, seeds, 3, **how))
+        out.append(train(backbone, Task(plan.stages[:depth], state, rows, BATCHES, recipe, seeds, 3), **how))
         state = ModelState({**(state.adapters if state else {}), stage.adapter: out[-1].adapter}, out[-1].head)
     assert state is not None
     return out, state
@@ -101,9 +101,9 @@ def test_one_gradient_is_the_references(
     for depth in (1, 2, 3):
         kept = {stage.adapter: state.adapters[stage.adapter] for stage in plan.stages[: depth - 1]}
         parent = ModelState(kept, state.head) if depth > 1 else None
-        common: Any = (tiny, plan.stages[:depth], parent, rows, BATCHES[:1], recipe, Seeds(1, 2, 3), 3)
-        train_node(*common)
-        train_node_fast(*common, precision=precision)
+        task = Task(plan.stages[:depth], parent, rows, BATCHES[:1], recipe, Seeds(1, 2, 3), 3)
+        train_node(tiny, task)
+        train_node_fast(tiny, task, precision=precision)
         theirs, ours = seen
         seen.clear()
         assert len(ours) == len(theirs)
@@ -176,17 +176,8 @@ def test_nothing_frozen_changes(tiny: Backbone, rows: list[Row]) -> None:
     before = everything()
     _, state = chain(train_node_fast, tiny, rows, plan, RECIPE, precision="bfloat16")
     parents = tensors_digest({f"{a}.{k}": v for a, named in state.adapters.items() for k, v in named.items()})
-    again: Any = (
-        tiny,
-        plan.stages,
-        ModelState(dict(state.adapters), state.head),
-        rows,
-        BATCHES,
-        RECIPE,
-        Seeds(1, 2, 3),
-        3,
-    )
-    train_node_fast(*again, precision="bfloat16")
+    parent = ModelState(dict(state.adapters), state.head)
+    train_node_fast(tiny, Task(plan.stages, parent, rows, BATCHES, RECIPE, Seeds(1, 2, 3), 3), precision="bfloat16")
     assert everything() == before
     assert parents == tensors_digest({f"{a}.{k}": v for a, named in state.adapters.items() for k, v in named.items()})
 
@@ -197,14 +188,14 @@ def test_a_frozen_tensor_that_changes_is_noticed(
     fresh = dataclasses.replace(tiny)
     real = fast_engine._run
 
-    def planted(encoder: Any, layers: Any, *rest: Any) -> None:
-        real(encoder, layers, *rest)
+    def planted(encoder: Any, task: Any, layers: Any, *rest: Any) -> None:
+        real(encoder, task, layers, *rest)
         layers[0].norm1.bias.add_(1.0)
 
     monkeypatch.setattr(fast_engine, "_run", planted)
     stages = s3t_plan(Layout(1, 3, 1), RECIPE, 6).stages[:1]
     with pytest.raises(IsolationError, match="changed a frozen tensor"):
-        train_node_fast(fresh, stages, None, rows, BATCHES, RECIPE, Seeds(1, 2, 3), 3, precision="float32")
+        train_node_fast(fresh, Task(stages, None, rows, BATCHES, RECIPE, Seeds(1, 2, 3), 3), precision="float32")
 
 
 def test_an_adapter_that_does_not_fit(tiny: Backbone, rows: list[Row]) -> None:
@@ -215,7 +206,9 @@ def test_an_adapter_that_does_not_fit(tiny: Backbone, rows: list[Row]) -> None:
     for broken in ({k: v for k, v in first.items() if k != lost}, first | {lost: torch.zeros(3, 3)}):
         parent = ModelState({"block-00": broken}, done[0].head)
         with pytest.raises(IsolationError, match=f"'block-00' does not fit: tensor '{lost}'"):
-            train_node_fast(tiny, plan.stages[:2], parent, rows, [], RECIPE, Seeds(1, 2, 3), 3, precision="float32")
+            train_node_fast(
+                tiny, Task(plan.stages[:2], parent, rows, [], RECIPE, Seeds(1, 2, 3), 3), precision="float32"
+            )
         with pytest.raises(IsolationError, match="does not fit"):
             FastChain(tiny, plan.stages[:1], parent, RECIPE, "float32")
 
@@ -223,22 +216,23 @@ def test_an_adapter_that_does_not_fit(tiny: Backbone, rows: list[Row]) -> None:
 def test_divergence_is_one_clear_error(tiny: Backbone, rows: list[Row]) -> None:
     stages = s3t_plan(Layout(1, 3, 1), RECIPE, 6).stages[:1]
     poisoned = ModelState({}, {"weight": torch.full((3, 32), float("nan")), "bias": torch.zeros(3)})
-    common: Any = (tiny, stages, poisoned, rows, BATCHES, RECIPE, Seeds(1, 2, 3), 3)
+    task = Task(stages, poisoned, rows, BATCHES, RECIPE, Seeds(1, 2, 3), 3)
     with pytest.raises(S3TError, match=r"diverged at step 0 \(gradient norm nan\); lower lr=0.005"):
-        train_node_fast(*common, precision="float32")
-    assert train_node_fast(*common, precision="float32", finite=False).head["weight"].isnan().any()
+        train_node_fast(tiny, task, precision="float32")
+    allowed = dataclasses.replace(task, finite=False)
+    assert train_node_fast(tiny, allowed, precision="float32").head["weight"].isnan().any()
 
 
 def test_a_node_without_batches_takes_no_step(tiny: Backbone) -> None:
     stages = s3t_plan(Layout(1, 3, 1), RECIPE, 6).stages[:1]
-    ours = train_node_fast(tiny, stages, None, [], [], RECIPE, Seeds(1, 2, 3), 3, precision="bfloat16")
-    assert bits([ours]) == bits([train_node(tiny, stages, None, [], [], RECIPE, Seeds(1, 2, 3), 3)])
+    task = Task(stages, None, [], [], RECIPE, Seeds(1, 2, 3), 3)
+    assert bits([train_node_fast(tiny, task, precision="bfloat16")]) == bits([train_node(tiny, task)])
 
 
 def test_full_fine_tuning_is_the_reference_kernels(tiny: Backbone, rows: list[Row]) -> None:
     stages = (Stage("full", "full", tuple(range(6)), 1.0),)
-    common: Any = (tiny, stages, None, rows, BATCHES[:2], RECIPE, Seeds(1, 2, 3), 3)
-    assert bits([train_node_fast(*common, precision="bfloat16")]) == bits([train_node(*common)])
+    task = Task(stages, None, rows, BATCHES[:2], RECIPE, Seeds(1, 2, 3), 3)
+    assert bits([train_node_fast(tiny, task, precision="bfloat16")]) == bits([train_node(tiny, task)])
 
 
 def test_the_schedule_is_shared() -> None:

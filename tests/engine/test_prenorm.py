@@ -24,7 +24,7 @@ from s3t.engine.prenorm import PreNormEncoder
 from s3t.errors import DataError, ModelError
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
-from s3t.training import Row, Seeds
+from s3t.training import Row, Seeds, Task
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 GRADIENT = {"float32": 1e-4, "bfloat16": 0.1}
@@ -125,7 +125,8 @@ def test_gradients_are_pefts(
         return clip(parameters, *rest, **more)
 
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
-    train_node_fast(vit, PLAN.stages, parent, rows, [list(range(8))], RECIPE, Seeds(1, 2, 3), 3, precision=precision)
+    task = Task(PLAN.stages, parent, rows, [list(range(8))], RECIPE, Seeds(1, 2, 3), 3)
+    train_node_fast(vit, task, precision=precision)
     assert len(seen) == len(theirs) == 2 * 6 * 2 + 2
     for mine, other in zip(seen, theirs, strict=True):
         assert apart(mine, other) < GRADIENT[precision]
@@ -232,10 +233,8 @@ def test_a_node_with_flips_is_a_function_of_itself(vit: ImageBackbone, rows: lis
 
     def trained(seed: int) -> Tensor:
         doubled, batches = with_flips(rows, ids, [[0, 1, 2, 3], [4, 5, 6, 7], [1, 6]], seed)
-        done = train_node_fast(
-            vit, PLAN.stages[:1], None, doubled, batches, RECIPE, Seeds(1, 2, 3), 3, precision="bfloat16"
-        )
-        return done.head["weight"]
+        task = Task(PLAN.stages[:1], None, doubled, batches, RECIPE, Seeds(1, 2, 3), 3)
+        return train_node_fast(vit, task, precision="bfloat16").head["weight"]
 
     assert torch.equal(trained(5), trained(5))
     assert not torch.equal(trained(5), trained(6))

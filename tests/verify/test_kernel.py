@@ -94,7 +94,8 @@ def fast(
     out = []
     for depth in range(1, len(stages) + 1):
         seeds, batches = training.Seeds(seed, seed + depth, seed + 2 * depth), order(rows, recipe, seed + depth)
-        out.append(training.train_node(backbone, stages[:depth], state, rows, batches, recipe, seeds, 3))
+        task = training.Task(stages[:depth], state, rows, batches, recipe, seeds, 3)
+        out.append(training.train_node(backbone, task))
         adapters = {**(state.adapters if state else {}), stages[depth - 1].adapter: out[-1].adapter}
         state = ModelState(adapters, out[-1].head)
     return out
@@ -109,7 +110,8 @@ def slow(
     out = []
     for depth in range(1, len(stages) + 1):
         seeds, batches = kernel.Seeds(seed, seed + depth, seed + 2 * depth), order(rows, recipe, seed + depth)
-        out.append(kernel.train_node_slowly(backbone, stages[:depth], state, mine, batches, recipe, seeds, 3))
+        task = kernel.Task(stages[:depth], state, mine, batches, recipe, seeds, 3)
+        out.append(kernel.train_node_slowly(backbone, task))
         adapters = {**(state.adapters if state else {}), stages[depth - 1].adapter: out[-1].adapter}
         state = kernel.State(adapters, out[-1].head)
     return out
@@ -238,10 +240,11 @@ def test_a_loss_that_is_not_finite_stops_the_oracle_unless_it_is_told_to_go_on()
     stages, rows, recipe = stages_of("s3t", 1), encoded(backbone, 4), dataclasses.replace(RECIPE, head_lr=10.0)
     poisoned = kernel.State({}, {"weight": torch.full((3, 16), math.nan), "bias": torch.zeros(3)})
     mine = [kernel.Row(row.encoded, row.label) for row in rows]
-    given_: tuple[Any, ...] = (backbone, stages, poisoned, mine, [[0, 1], [2]], recipe, kernel.Seeds(1, 2, 3), 3)
+    task = kernel.Task(stages, poisoned, mine, [[0, 1], [2]], recipe, kernel.Seeds(1, 2, 3), 3)
     with pytest.raises(S3TError, match=r"training diverged at step 0 \(gradient norm nan\); lower lr="):
-        kernel.train_node_slowly(*given_)
-    assert kernel.train_node_slowly(*given_, finite=False).head["weight"].isnan().all()
+        kernel.train_node_slowly(backbone, task)
+    allowed = dataclasses.replace(task, finite=False)
+    assert kernel.train_node_slowly(backbone, allowed).head["weight"].isnan().all()
 
 
 def test_the_oracle_follows_the_same_version_of_the_rules() -> None:
