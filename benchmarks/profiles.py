@@ -36,6 +36,8 @@ class Profile:
     ``request_streams`` and ``accuracy_streams``: streams (:func:`s3t.streams.make_stream`) under which capacity, and
     accuracy, are measured, after ``stream_checkpoints`` requests; ``stream_lives`` real and ``stream_trials`` simulated
     ones each, accuracy for the first ``stream_seeds`` seeds.
+    ``engine``, ``precision``: the mode in which runs are trained, of every method (:mod:`s3t.engine.mode`), unless a
+    benchmark compares modes.
     ``engine_data``: data sets on which engines are compared, with the records of each split used (None: ``limits``), for the
     first ``engine_seeds`` seeds; ``engine_growth``: numbers of training records at which a node is timed; ``engine_tuning``:
     rows per trial when the stock pipeline is tuned, over few combinations or ``engine_grid``; ``engine_every_order``: whether
@@ -64,6 +66,8 @@ class Profile:
     stream_lives: int = 5
     stream_trials: int = 20_000
     stream_seeds: int = 1
+    engine: str = "fast"
+    precision: str = "auto"
     engine_data: tuple[tuple[str, tuple[int, int, int] | None], ...] = (("trec6", (240, 0, 200)),)
     engine_seeds: int = 1
     engine_growth: tuple[int, ...] = (60, 120, 240)

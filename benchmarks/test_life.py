@@ -78,7 +78,7 @@ def _add_point(bench: Workbench, point: Point, test: int, about: dict[str, Any])
         n=test,
         kind="measured",
         deletions=point.deletions,
-        extra={"offline": point.offline},
+        extra={"offline": point.offline, "kernel": bench.mode.kernel},
         **about,
     )
     for metric, (field, unit) in COSTS.items():
@@ -90,6 +90,7 @@ def _add_point(bench: Workbench, point: Point, test: int, about: dict[str, Any])
             n=1,
             kind="derived" if point.derived else "measured",
             deletions=point.deletions,
+            extra={"kernel": bench.mode.kernel},
             **about,
         )
 
@@ -105,5 +106,6 @@ def _add_per_deletion(bench: Workbench, life: Life, about: dict[str, Any]) -> No
                 value=sum(values) / len(values),
                 n=len(values),
                 kind="measured",
+                extra={"kernel": bench.mode.kernel},
                 **about,
             )

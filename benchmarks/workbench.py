@@ -22,6 +22,7 @@ from benchmarks.rows import Row, RowSet, header, write
 from benchmarks.synthetic import synthetic
 from s3t import data as sources
 from s3t.backbone import Backbone, load
+from s3t.engine.mode import Mode, choose
 from s3t.records import Dataset, Layout, Recipe
 from s3t.system import System
 
@@ -45,6 +46,11 @@ class Workbench:
     def tiny(self) -> Backbone:
         """The tiny base model, where what is measured does not depend on the model."""
         return load("tiny")
+
+    @cached_property
+    def mode(self) -> Mode:
+        """The mode in which runs are trained, where a benchmark does not compare modes."""
+        return choose(self.profile.engine, self.profile.precision)
 
     def dataset(self, name: str) -> Dataset:
         """Return a data set at the profile's size."""
@@ -82,7 +88,8 @@ class Workbench:
     def fresh(self, folder: Path, method: str, budget: int, data: str, seed: int) -> System:
         """Return a system that is described but not fitted."""
         recipe, layout = self.profile.recipe(method), self.layout(method, budget)
-        return describe(folder, method, layout, recipe, self.backbone, self.dataset(data), seed)
+        mode = {"engine": self.mode.engine, "precision": self.mode.precision}
+        return describe(folder, method, layout, recipe, self.backbone, self.dataset(data), seed, **mode)
 
     def layout(self, method: str, budget: int) -> Layout:
         """Return the layout of a method here: one shard of one slice for the undivided ones."""
