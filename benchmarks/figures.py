@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import painters, panels, planning, survival
+from benchmarks import painters, panels, planning, speed, survival
 from benchmarks.rows import read
 from benchmarks.style import STYLE
 from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
@@ -83,5 +83,9 @@ STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
     "streams": ("streams", "requests to dead system", panels.streams),
     "service": ("streams", "test accuracy", panels.worth),
     "planner": ("planning", planning.METRIC, planning.paint),
+    "training": ("engine", speed.FASTER, speed.training),
+    "ablation": ("engine", speed.PARTS, speed.ablation),
+    "serving": ("serving", speed.TOGETHER, speed.serving),
+    "deletion": ("deletion", speed.DELETED, speed.deletion),
 }
 """Figure of a study of its own -> question, the metric that it cannot do without, painter of its rows at one profile."""

@@ -141,7 +141,45 @@ def planning() -> list[Row]:
     return [Row(question="planning", profile="quick", **row) for row in as_rows(found, pareto(found), best, needs)]
 
 
-STUDIES = (survival, orders, streams, planning)
+def engine() -> list[Row]:
+    """Return ratios and differences of accuracy for two modes, and an ablation."""
+    about: dict[str, Any] = {"question": "engine", "profile": "quick", "method": "s3t", "kind": "measured", "n": 3}
+    about |= {"shards": 4, "slices": 3, "data": "trec6", "model": "minilm", "budget": 1}
+    spread: dict[str, Any] = {"low": 1.0, "high": 9.0, "confidence": 0.95}
+    rows = []
+    for mode, against in itertools.product(("reference", "fast, bfloat16"), ("default", "tuned: bfloat16")):
+        told: dict[str, Any] = {"extra": {"mode": mode, "against": against}}
+        rows.append(Row(**about, **told, **spread, metric="times faster than stock", unit="ratio", value=3.0))
+        rows.append(Row(**about, **told, metric="accuracy, ours minus stock", unit="points", value=-0.2))
+        rows.append(Row(**about | {"budget": 3}, **told, metric="times faster than stock", unit="ratio", value=4.0))
+    for mode in ("fast, bfloat16", "plain AdamW", "torch's attention"):
+        told = {"extra": {"mode": mode, "against": "fast, bfloat16"}, "metric": "times the whole engine's seconds"}
+        rows.append(Row(**about, **told, **spread, unit="ratio", value=1.5))
+    return rows
+
+
+def serving() -> list[Row]:
+    """Return one pass against several, healthy and not, for two sizes of request."""
+    about: dict[str, Any] = {"question": "serving", "profile": "quick", "method": "s3t", "kind": "measured", "n": 3}
+    about |= {"shards": 5, "slices": 3, "budget": 3, "data": "made", "model": "minilm", "unit": "ratio"}
+    about |= {"metric": "times faster than separate passes", "value": 1.5}
+    cases = itertools.product(("healthy", "half of the slots hit"), ("fast-1:float32", "fast-1:bfloat16"), (1, 8))
+    extras = [{"mode": mode, "rows": rows, "tokens": 12, "state": state} for state, mode, rows in cases]
+    return [Row(**about, extra=extra) for extra in extras]
+
+
+def deletion() -> list[Row]:
+    """Return timings at two numbers of records and two of requests."""
+    about: dict[str, Any] = {"question": "deletion", "profile": "quick", "method": "s3t", "kind": "measured", "n": 60}
+    about |= {"shards": 4, "slices": 3, "budget": 3, "data": "made", "model": "tiny", "unit": "s"}
+    return [
+        Row(**about, metric=metric, value=value, extra={"records": records, "requests": requests})
+        for metric, value in (("deletion p50", 0.01), ("switch p50", 0.001), ("start p50", 0.004))
+        for records, requests in ((1000, 100), (10_000, 100), (1000, 1000))
+    ]
+
+
+STUDIES = (survival, orders, streams, planning, engine, serving, deletion)
 
 
 def everything(folder: Path) -> None:
@@ -161,6 +199,7 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
     assert [path.name for path in drawn] == [
         "capacity-quick.png",
         *(f"{name}-quick.png" for name in ("layouts", "survival", "orders", "streams", "service", "planner")),
+        *(f"{name}-quick.png" for name in ("training", "ablation", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
         "cost-by-deletions-quick-trec6-600-minilm-4x3.png",
         "accuracy-by-method-quick-trec6-600-minilm-4x3.png",
@@ -183,7 +222,8 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         drawn = draw(tmp_path / "rows", tmp_path / "figures")
     assert [path.name.split("-quick")[0] for path in drawn] == ["storage-by-method"]
     told = "\n".join(caplog.messages)
-    questions = ("capacity", "survival", "orders", "planning", "test accuracy", "record passes")
+    questions = ("capacity", "survival", "orders", "planning", "engine", "serving", "deletion", "test accuracy")
+    questions += ("record passes",)
     for missing in [f"no rows of {question}" for question in questions]:
         assert missing in told
 
