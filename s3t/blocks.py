@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from s3t.backbone import Backbone, Encoded, pooled
+from s3t.backbone import Backbone, Encoded, Family, pooled
 from s3t.errors import IsolationError
 from s3t.records import Recipe
 
@@ -36,16 +36,16 @@ class ModelState:
     head: Tensors
 
 
-def lora_config(stage: Stage, backbone: Backbone, recipe: Recipe) -> LoraConfig:
+def lora_config(stage: Stage, family: Family, recipe: Recipe) -> LoraConfig:
     """Return PEFT's configuration of the stage's adapter; it names no base model (PEFT would put a local path there)."""
     return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,  # type: ignore[arg-type]
         lora_dropout=recipe.dropout,
         use_rslora=recipe.rslora,
-        target_modules=list(recipe.targets or backbone.family.targets),
+        target_modules=list(recipe.targets or family.targets),
         layers_to_transform=list(stage.layers),
-        layers_pattern=backbone.family.layers.rsplit(".", 1)[-1],
+        layers_pattern=family.layers.rsplit(".", 1)[-1],
         task_type=None,
     )
 
@@ -65,7 +65,7 @@ class ChainModel(nn.Module):
                 # PEFT 0.21 still asks transformers 5.23 for a property by its old name
                 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
                 for name, stage in self.stages.items():
-                    config = lora_config(stage, backbone, recipe)
+                    config = lora_config(stage, backbone.family, recipe)
                     if isinstance(self.body, PeftModel):
                         self.body.add_adapter(name, config)
                     else:

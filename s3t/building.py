@@ -221,7 +221,7 @@ class Builder:
             READS: canonical_json(reads),
         }
         if stage.kind == "lora":
-            raw = lora_config(stage, self.backbone, self.run.config.recipe).to_dict()  # type: ignore[no-untyped-call]
+            raw = lora_config(stage, self.backbone.family, self.run.config.recipe).to_dict()  # type: ignore[no-untyped-call]
             raw |= {"base_model_name_or_path": self.backbone.name, "inference_mode": True}
             out[CONFIG] = json.dumps(raw, indent=1, sort_keys=True, default=sorted).encode()
         return out

@@ -14,7 +14,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from s3t.backbone import Backbone, pooled
+from s3t.backbone import Backbone, Family, pooled
 from s3t.blocks import ChainModel, ModelState, lora_config, score
 from s3t.errors import IsolationError
 from s3t.plan import Stage, s3t_plan, top_down_blocks
@@ -92,8 +92,8 @@ def test_layer_1_is_not_layer_10_or_11(twelve: Backbone) -> None:
 def test_a_misplaced_adapter_is_refused(twelve: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The substring fault of the published implementation, planted."""
 
-    def by_substring(stage: Stage, backbone: Backbone, recipe: Recipe) -> Any:
-        config = lora_config(stage, backbone, recipe)
+    def by_substring(stage: Stage, family: Family, recipe: Recipe) -> Any:
+        config = lora_config(stage, family, recipe)
         config.layers_to_transform = [i for i in range(12) if any(str(layer) in str(i) for layer in stage.layers)]
         return config
 
@@ -164,7 +164,7 @@ def test_stock_peft_reads_a_stored_chain(twelve: Backbone, tmp_path: Path) -> No
         folder = tmp_path / stage.adapter
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_bytes(tensor_bytes(state.adapters[stage.adapter]))
-        lora_config(stage, twelve, RECIPE).save_pretrained(folder)
+        lora_config(stage, twelve.family, RECIPE).save_pretrained(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stock = PeftModel.from_pretrained(copy.deepcopy(twelve.model), tmp_path / "block-00", adapter_name="block-00")

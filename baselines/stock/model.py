@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from s3t.backbone import Family
+from s3t.blocks import lora_config
 from s3t.errors import IsolationError, LayoutError
 from s3t.plan import Plan, Stage
 from s3t.records import Recipe
@@ -105,15 +107,16 @@ class Classifier(nn.Module):
 
         IsolationError if PEFT put it on other layers than the stage's.
         """
+        config = lora_config(stage, Family(self.base.layers, self.base.targets), self.recipe)
         with quiet():
             if folder is not None and self.stages:
                 self.body.load_adapter(str(folder / stage.adapter), stage.adapter, torch_device=str(self.base.device))
             elif folder is not None:
                 self.body = PeftModel.from_pretrained(self.body, str(folder / stage.adapter), stage.adapter)
             elif self.stages:
-                self.body.add_adapter(stage.adapter, self._config(stage))
+                self.body.add_adapter(stage.adapter, config)
             else:
-                self.body = get_peft_model(self.body, self._config(stage), stage.adapter)
+                self.body = get_peft_model(self.body, config, stage.adapter)
         self.stages.append(stage)
         self.body.base_model.set_adapter([s.adapter for s in self.stages], inference_mode=True)
         self.to(self.base.device)
@@ -122,19 +125,6 @@ class Classifier(nn.Module):
         self._check_placement()
         self.body.eval()
         self._dropouts = [module.lora_dropout[stage.adapter] for module in self.lora_layers()]
-
-    def _config(self, stage: Stage) -> LoraConfig:
-        recipe = self.recipe
-        return LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,  # type: ignore[arg-type]
-            lora_dropout=recipe.dropout,
-            use_rslora=recipe.rslora,
-            target_modules=list(recipe.targets or self.base.targets),
-            layers_to_transform=list(stage.layers),
-            layers_pattern=self.base.layers.rsplit(".", 1)[-1],
-            task_type=None,
-        )
 
     def lora_layers(self) -> list[LoraLayer]:
         """Return the modules that carry the newest adapter; none before the first stage."""

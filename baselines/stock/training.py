@@ -6,11 +6,12 @@ Each order of each shard is a chain of its own, as it is usually written: a pref
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,42 +138,41 @@ def fit(
         raise RecipeError("group_by_length=True asks for examples with token ids; leave it out for images")
     began = time.perf_counter()
     base = base.in_bfloat16() if options.half_base else base
-    chains = tuple(
-        _chain(base, plan, recipe, examples, slots, classes, folder, (shard, index), options, seed)
-        for shard in range(layout.shards)
-        for index in range(len(plan.orders))
-    )
+
+    def chain(shard: int, index: int) -> ChainRun:
+        model = functools.partial(Classifier, base, recipe, classes)
+        return _chain(model, plan, examples, slots, (shard, index), folder, options, seed)
+
+    chains = tuple(chain(shard, index) for shard in range(layout.shards) for index in range(len(plan.orders)))
     return Fitted(base, plan, recipe, classes, chains, time.perf_counter() - began)
 
 
 def _chain(
-    base: Base,
+    make: Callable[[], Classifier],
     plan: Plan,
-    recipe: Recipe,
     examples: Examples,
     slots: Mapping[Slot, Sequence[int]],
-    classes: int,
-    folder: Path,
     which: tuple[int, int],
+    folder: Path,
     options: Options,
     seed: int,
 ) -> ChainRun:
     (shard, index), runs = which, []
     order = plan.orders[index]
     with own_randomness(_seed(seed, shard, index, "weights")):
-        model = Classifier(base, recipe, classes)
+        model = make()
         for number, stage in enumerate(plan.stages):
             began = time.perf_counter()
             model.grow(stage)
             pieces = order[: number + 1] if plan.cumulative else order[number : number + 1]
             chosen = [position for piece in pieces for position in slots.get((shard, piece), ())]
             place = folder / f"shard-{shard:02d}" / f"order-{index:02d}" / f"stage-{number:02d}"
-            own = dataclasses.replace(recipe, epochs=stage.epochs)
+            own = dataclasses.replace(model.recipe, epochs=stage.epochs)
             before = model.records
             steps = train_stage(model, examples, chosen, own, place, options, _seed(seed, shard, index, number))
             model.save(place)
             records = model.records - before
-            passes = records * (2 * base.depth - min(stage.layers))
+            passes = records * (2 * model.base.depth - min(stage.layers))
             runs.append(StageRun(place, records, steps, passes, time.perf_counter() - began))
     return ChainRun(shard, index, order, tuple(runs))
 
