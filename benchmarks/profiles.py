@@ -24,6 +24,19 @@ REQUESTS = (
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A data set on which engines are compared: the records of each split used (None: the profile's), for ``seeds`` seeds.
+
+    ``every_order``: as many orders as slices are trained too, for one seed.
+    """
+
+    data: str
+    limits: tuple[int, int, int] | None = None
+    seeds: int = 1
+    every_order: bool = False
+
+
+@dataclass(frozen=True)
 class Profile:
     """One size of the benchmarks.
 
@@ -38,10 +51,9 @@ class Profile:
     ones each, accuracy for the first ``stream_seeds`` seeds.
     ``engine``, ``precision``: the mode in which runs are trained, of every method (:mod:`s3t.engine.mode`), unless a
     benchmark compares modes.
-    ``engine_data``: data sets on which engines are compared, with the records of each split used (None: ``limits``), for the
-    first ``engine_seeds`` seeds; ``engine_growth``: numbers of training records at which a node is timed; ``engine_tuning``:
-    rows per trial when the stock pipeline is tuned, over few combinations or ``engine_grid``; ``engine_every_order``: whether
-    as many orders as slices are trained too.
+    ``engine_data``: where engines are compared; ``engine_rounds``: how often the parts of the engine, and growth, are timed, on
+    the first of these; ``engine_growth``: numbers of training records at which a node is timed; ``engine_tuning``: rows per
+    trial when the stock pipeline is tuned, over few combinations or ``engine_grid``.
     """
 
     name: str
@@ -68,12 +80,11 @@ class Profile:
     stream_seeds: int = 1
     engine: str = "fast"
     precision: str = "auto"
-    engine_data: tuple[tuple[str, tuple[int, int, int] | None], ...] = (("trec6", (240, 0, 200)),)
-    engine_seeds: int = 1
+    engine_data: tuple[Comparison, ...] = (Comparison("trec6", (240, 0, 200)),)
+    engine_rounds: int = 1
     engine_growth: tuple[int, ...] = (60, 120, 240)
     engine_tuning: int = 96
     engine_grid: bool = False
-    engine_every_order: bool = False
 
     def recipe(self, method: str) -> Recipe:
         """Return the recipe of a method: its own if it has one, else that of its kind of training."""
@@ -108,11 +119,10 @@ PROFILES: dict[str, Profile] = {
         stream_checkpoints=(0, 2, 5),
         stream_lives=2,
         stream_trials=1_000,
-        engine_data=(("synthetic", None),),
-        engine_seeds=2,
+        engine_data=(Comparison("synthetic", None, 2, True),),
+        engine_rounds=2,
         engine_growth=(24, 48),
         engine_tuning=32,
-        engine_every_order=True,
         recipes=dict.fromkeys(("s3t", "sequential", "sisa-lora", "sisa-lora-lazy", "retrain-lora"), _SHORT),
     ),
     "quick": Profile(
@@ -157,8 +167,8 @@ PROFILES: dict[str, Profile] = {
         streams=20,
         trials=100_000,
         rounds=20,
-        engine_data=(("trec6", (1500, 0, 982)),),
-        engine_seeds=3,
+        engine_data=(Comparison("trec6", (1000, 0, 982), 5, True), Comparison("newsgroups", (240, 0, 500), 3)),
+        engine_rounds=3,
         engine_growth=(270, 540, 1080),
     ),
     "full": Profile(
@@ -194,11 +204,10 @@ PROFILES: dict[str, Profile] = {
         stream_lives=20,
         stream_trials=200_000,
         stream_seeds=3,
-        engine_data=(("trec6", None), ("newsgroups", (1200, 0, 1000))),
-        engine_seeds=5,
+        engine_data=(Comparison("trec6", None, 5, True), Comparison("newsgroups", (1200, 0, 1000), 5, True)),
+        engine_rounds=5,
         engine_growth=(270, 540, 1080, 2160, 4320),
         engine_tuning=512,
         engine_grid=True,
-        engine_every_order=True,
     ),
 }

@@ -17,19 +17,17 @@ import pytest
 from benchmarks.comparing import add_accuracy, add_ratios, add_runs, name_of, ratio, slope, summary
 from benchmarks.engines import Job, Ours, Outcome, Side, Stock, ablation, counted, ours, top_operations
 from benchmarks.flops import Peak, matmul_peak, model_shapes
-from benchmarks.profiles import PROFILES
+from benchmarks.profiles import PROFILES, Comparison
 from benchmarks.workbench import Workbench
 from s3t.records import Dataset, Layout
-
-Limits = tuple[int, int, int] | None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One comparison per data set of the profile."""
-    if "data" in metafunc.fixturenames:
-        profile = PROFILES[metafunc.config.getoption("--profile")]
-        chosen = profile.engine_data if profile.engine_every_order or metafunc.function is not test_every_order else ()
-        metafunc.parametrize(("data", "limits"), chosen, ids=[name for name, _ in chosen])
+    if "case" in metafunc.fixturenames:
+        chosen = PROFILES[metafunc.config.getoption("--profile")].engine_data
+        chosen = tuple(case for case in chosen if case.every_order or metafunc.function is not test_every_order)
+        metafunc.parametrize("case", chosen, ids=[case.data for case in chosen])
 
 
 @pytest.fixture(scope="session")
@@ -44,24 +42,22 @@ def rates() -> dict[tuple[str, int, str], float]:
     return {}
 
 
-def test_engine(
-    benchmark: Any, bench: Workbench, tuned: Any, rates: Any, data: str, limits: Limits, tmp_path: Path
-) -> None:
+def test_engine(benchmark: Any, bench: Workbench, tuned: Any, rates: Any, case: Comparison, tmp_path: Path) -> None:
     """One order per shard, every seed, every side; sides take turns, and start one place later with each seed."""
-    benchmark.group = f"engine: {data}"
-    dataset, layout = _dataset(bench, data, limits), bench.layout("s3t", 1)
-    sides: list[Side] = [*_stock(bench, tuned, data, limits), *ours()]
+    benchmark.group = f"engine: {case.data}"
+    dataset, layout = _dataset(bench, case), bench.layout("s3t", 1)
+    sides: list[Side] = [*_stock(bench, tuned, case), *ours()]
     about = _about(bench, dataset, layout)
-    seeds = bench.profile.seeds[: bench.profile.engine_seeds]
+    seeds = _seeds(bench, case.seeds)
     job = _job(bench, dataset, layout, seeds[0], tmp_path / "run")
     with bench.answering(metric="times faster than stock", method="s3t", **about):
         _warm_up(bench, sides, dataset, tmp_path / "warm")
-        _count(rates, sides, data, job)
+        _count(rates, sides, case.data, job)
         jobs = [dataclasses.replace(job, seed=seed) for seed in seeds]
         runs, peaks = benchmark.pedantic(_in_turn, args=(bench, sides, jobs), rounds=1, iterations=1)
     for side in sides:
         name = name_of(side)
-        add_runs(bench, side, seeds, runs[name], rates[data, 1, name], _told(job), peaks[name], about)
+        add_runs(bench, side, seeds, runs[name], rates[case.data, 1, name], _told(job), peaks[name], about)
     add_ratios(bench, sides, runs, about)
     add_accuracy(bench, sides, runs, about, len(dataset.test))
     passes = {name: [outcome.record_passes for outcome in outcomes] for name, outcomes in runs.items()}
@@ -69,31 +65,33 @@ def test_engine(
 
 
 def test_every_order(
-    benchmark: Any, bench: Workbench, tuned: Any, rates: Any, data: str, limits: Limits, tmp_path: Path
+    benchmark: Any, bench: Workbench, tuned: Any, rates: Any, case: Comparison, tmp_path: Path
 ) -> None:
     """As many orders as slices, one seed: what the budget costs in full."""
-    benchmark.group = f"engine: {data}, every order"
-    dataset, layout = _dataset(bench, data, limits), bench.layout("s3t", bench.profile.slices)
-    sides: list[Side] = [*_stock(bench, tuned, data, limits), *ours()]
+    benchmark.group = f"engine: {case.data}, every order"
+    dataset, layout = _dataset(bench, case), bench.layout("s3t", bench.profile.slices)
+    sides: list[Side] = [*_stock(bench, tuned, case), *ours()]
     about, seed = _about(bench, dataset, layout), bench.profile.seeds[0]
     job = _job(bench, dataset, layout, seed, tmp_path / "run")
     with bench.answering(metric="times faster than stock", method="s3t", **about):
         _warm_up(bench, sides, dataset, tmp_path / "warm")
-        _count(rates, sides, data, job)
+        _count(rates, sides, case.data, job)
         runs, peaks = benchmark.pedantic(_in_turn, args=(bench, sides, [job]), rounds=1, iterations=1)
     for side in sides:
         name = name_of(side)
-        add_runs(bench, side, (seed,), runs[name], rates[data, layout.budget, name], _told(job), peaks[name], about)
+        add_runs(
+            bench, side, (seed,), runs[name], rates[case.data, layout.budget, name], _told(job), peaks[name], about
+        )
     add_ratios(bench, sides, runs, about)
     assert len({outcomes[0].record_passes for outcomes in runs.values()}) == 1
 
 
-def test_ablation(benchmark: Any, bench: Workbench, data: str, limits: Limits, tmp_path: Path) -> None:
+def test_ablation(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
     """Each mode of the ablation table against the first, one order per shard, as many rounds as seeds."""
-    benchmark.group = f"engine: {data}, ablation"
-    dataset, layout = _dataset(bench, data, limits), bench.layout("s3t", 1)
+    benchmark.group = "engine: ablation"
+    dataset, layout = _dataset(bench, bench.profile.engine_data[0]), bench.layout("s3t", 1)
     modes, about = ablation(small=bench.profile.name != "full"), _about(bench, dataset, layout)
-    seeds = bench.profile.seeds[: bench.profile.engine_seeds]
+    seeds = _seeds(bench, bench.profile.engine_rounds)
     jobs = [_job(bench, _untested(dataset), layout, seed, tmp_path / "run") for seed in seeds]
     with bench.answering(metric="times the whole engine's seconds", method="s3t", **about):
         _warm_up(bench, modes, dataset, tmp_path / "warm")
@@ -109,11 +107,10 @@ def test_ablation(benchmark: Any, bench: Workbench, data: str, limits: Limits, t
 def test_growth(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
     """Seconds per node at several numbers of records, one shard: the slope of log seconds over log records."""
     benchmark.group = "engine: growth"
-    name, limits = bench.profile.engine_data[0]
-    whole, layout = _dataset(bench, name, limits), Layout(1, bench.profile.slices, 1)
+    whole, layout = _dataset(bench, bench.profile.engine_data[0]), Layout(1, bench.profile.slices, 1)
     sizes = [size for size in bench.profile.engine_growth if size <= len(whole.train)]
     about = _about(bench, whole, layout)
-    seeds = bench.profile.seeds[: bench.profile.engine_seeds]
+    seeds = _seeds(bench, bench.profile.engine_rounds)
     jobs = [_job(bench, whole.subset(size, 0, 0), layout, seed, tmp_path / "run") for seed in seeds for size in sizes]
     with bench.answering(metric="growth exponent of seconds per node", method="s3t", **about):
         _warm_up(bench, ours(), whole, tmp_path / "warm")
@@ -136,10 +133,10 @@ def test_growth(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
 def test_profile(benchmark: Any, bench: Workbench, tuned: Any, tmp_path: Path) -> None:
     """Where the time goes: operations by their own time, for every side, under torch's profiler."""
     benchmark.group = "engine: profile"
-    name, limits = bench.profile.engine_data[0]
-    dataset, layout = _dataset(bench, name, limits), Layout(1, bench.profile.slices, 1)
+    case = bench.profile.engine_data[0]
+    dataset, layout = _dataset(bench, case), Layout(1, bench.profile.slices, 1)
     small, about = dataset.subset(min(120, len(dataset.train)), 0, 0), _about(bench, dataset, layout)
-    sides: list[Side] = [*_stock(bench, tuned, name, limits), *ours()]
+    sides: list[Side] = [*_stock(bench, tuned, case), *ours()]
 
     def work() -> dict[str, list[dict[str, Any]]]:
         job = _job(bench, small, layout, bench.profile.seeds[0], tmp_path / "run")
@@ -156,15 +153,15 @@ def test_profile(benchmark: Any, bench: Workbench, tuned: Any, tmp_path: Path) -
         assert sum(operation["share"] for operation in found[name_of(side)]) > 0.5
 
 
-def _stock(bench: Workbench, tuned: dict[str, Any], data: str, limits: Limits) -> list[Stock]:
-    """Return the stock pipeline as the Trainer comes, and tuned for ``data``; the trials of tuning are rows."""
+def _stock(bench: Workbench, tuned: dict[str, Any], case: Comparison) -> list[Stock]:
+    """Return the stock pipeline as the Trainer comes, and tuned for the data; the trials of tuning are rows."""
     from baselines.stock.options import Options
     from baselines.stock.text import text_base, text_examples
     from baselines.stock.tune import grid, tune
     from s3t.plan import s3t_plan
 
-    if data not in tuned:
-        dataset, recipe, layout = _dataset(bench, data, limits), bench.profile.recipe("s3t"), bench.layout("s3t", 1)
+    if case.data not in tuned:
+        dataset, recipe, layout = _dataset(bench, case), bench.profile.recipe("s3t"), bench.layout("s3t", 1)
         plan = s3t_plan(layout, recipe, bench.backbone.layers)
         examples = text_examples(bench.backbone, dataset.train, recipe)
         records, few = bench.profile.engine_tuning, [Options(), Options("bfloat16", True)]
@@ -181,8 +178,8 @@ def _stock(bench: Workbench, tuned: dict[str, Any], data: str, limits: Limits) -
             extra |= {"same_schedule": trial.same_schedule, "rows": min(records, len(examples))}
             about = {**_about(bench, dataset, layout), "unit": "records/s", "kind": "measured", "extra": extra}
             bench.add(metric="records per second, tuning", method="stock", value=trial.best, n=rounds, **about)
-        tuned[data] = found.options
-    best = tuned[data]
+        tuned[case.data] = found.options
+    best = tuned[case.data]
     return [Stock("default", Options()), Stock(f"tuned: {best.name}", best)]
 
 
@@ -240,9 +237,14 @@ def _job(bench: Workbench, dataset: Dataset, layout: Layout, seed: int, folder: 
     return Job(dataset, layout, bench.profile.recipe("s3t"), seed, bench.backbone, folder)
 
 
-def _dataset(bench: Workbench, name: str, limits: Limits) -> Dataset:
-    dataset = bench.dataset(name)
-    return dataset.subset(*limits) if limits else dataset
+def _dataset(bench: Workbench, case: Comparison) -> Dataset:
+    dataset = bench.dataset(case.data)
+    return dataset.subset(*case.limits) if case.limits else dataset
+
+
+def _seeds(bench: Workbench, count: int) -> tuple[int, ...]:
+    """Return the profile's seeds, and as many more as are wanted."""
+    return (*bench.profile.seeds, *range(max(bench.profile.seeds) + 1, 100))[:count]
 
 
 def _untested(dataset: Dataset) -> Dataset:
