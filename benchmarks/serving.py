@@ -235,7 +235,7 @@ class Requests:
                 began = time.perf_counter()
                 try:
                     self.ask()
-                except Exception as error:
+                except Exception as error:  # whatever a request fails with is what is counted here
                     self.failures.append(f"{type(error).__name__}: {error}")
                 self.seconds.append(time.perf_counter() - began)
 

@@ -51,6 +51,13 @@ def _size(bench: Workbench) -> Size:
     return SIZES.get(bench.profile.name, WHOLE)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The second study's horizons at the profile, each with its number of priors."""
+    if "horizon" in metafunc.fixturenames:
+        size = SIZES.get(metafunc.config.getoption("--profile"), WHOLE)
+        metafunc.parametrize(("horizon", "count"), size.priors.items(), ids=map(str, size.priors))
+
+
 def _zipf(slices: int) -> Prior:
     weights = 1.0 / np.arange(1, slices + 1)
     return np.asarray(weights / weights.sum())
@@ -154,13 +161,9 @@ def test_how_far_each_rule_is_from_the_optimum(benchmark: Any, bench: Workbench,
             )
 
 
-@pytest.mark.parametrize("horizon", [100, 5, 20, 1000])
-def test_matching_against_conditional_sampling(benchmark: Any, bench: Workbench, horizon: int) -> None:
+def test_matching_against_conditional_sampling(benchmark: Any, bench: Workbench, horizon: int, count: int) -> None:
     """As many orders as slices; the draw of prior i has seed i. Every matching must be a Latin square."""
     benchmark.group = "orders: matching against conditional sampling"
-    count = _size(bench).priors.get(horizon, 0)
-    if not count:
-        pytest.skip(f"not at the {bench.profile.name} profile")
     about: dict[str, Any] = {"question": "orders", "metric": "priors where worse than conditional", "unit": "share"}
 
     def run() -> dict[tuple[str, int], list[float]]:
