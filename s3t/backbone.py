@@ -10,7 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmuls on CUDA, read at its first use
 
@@ -30,20 +30,40 @@ It has 6 layers of 32 features; ``tiny-N`` has N layers of 16 (2 for very many s
 """
 
 
+Pooling = Literal["mean", "last"]
+
+
 @dataclass(frozen=True)
 class Family:
-    """Where a model class keeps its layers, and the suffixes of the modules that LoRA adapts in each of them."""
+    """Where a model class keeps its layers, the suffixes of the modules that LoRA adapts in each of them, and what a row's
+    features are: the mean of the last hidden states over its tokens, or that of its last token (decoders).
+
+    ``transposed``: these modules hold (inputs, outputs), as GPT-2's do.
+    """
 
     layers: str
     targets: tuple[str, ...]
+    pooling: Pooling = "mean"
+    transposed: bool = False
 
 
+_BERT = Family("encoder.layer", ("query", "value"))
+_LLAMA = Family("layers", ("q_proj", "v_proj"), "last")
 FAMILIES: dict[str, Family] = {
-    "bert": Family("encoder.layer", ("query", "value")),
-    "roberta": Family("encoder.layer", ("query", "value")),
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "deberta-v2": Family("encoder.layer", ("query_proj", "value_proj")),
     "mpnet": Family("encoder.layer", ("attn.q", "attn.v")),
     "distilbert": Family("transformer.layer", ("q_lin", "v_lin")),
+    "gpt2": Family("h", ("c_attn",), "last", transposed=True),
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
 }
+"""Families by the model type of transformers."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +124,12 @@ class Backbone:
         return cast(nn.ModuleList, model.get_submodule(self.family.layers))
 
 
-def pooled(model: Callable[..., Any], batch: dict[str, Tensor]) -> Tensor:
-    """Return the mean of the last hidden states over real tokens, shape (batch, hidden)."""
+def pooled(model: Callable[..., Any], batch: dict[str, Tensor], pooling: Pooling = "mean") -> Tensor:
+    """Return a batch's features (batch, hidden) from the last hidden states: their mean over real tokens, or the last one."""
     hidden = model(**batch).last_hidden_state
+    if pooling == "last":
+        ends = batch["attention_mask"].sum(1) - 1
+        return cast(Tensor, hidden[torch.arange(len(hidden), device=hidden.device), ends])
     mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
     return cast(Tensor, (hidden * mask).sum(1) / mask.sum(1))
 
@@ -148,6 +171,8 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
         raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
     model.requires_grad_(False).eval().to(device)
     family = FAMILIES[kind]
+    if family.pooling == "last":
+        model.config.use_cache = False  # whole rows are read; nothing is generated
     layers = len(cast(nn.ModuleList, model.get_submodule(family.layers)))
     digest = sha256(canonical_json([tensors_digest(model.state_dict()), words]))
     return Backbone(name, model, family, layers, int(model.config.hidden_size), digest, device, encoder, pad)
@@ -181,6 +206,15 @@ def _tiny(name: str) -> Loaded | None:
     return model, encode, {"input_ids": pad}, "crc32 words v1"
 
 
+def _padding(name: str, kind: str, tokenizer: Any) -> int:
+    """Return the id to pad with. A decoder that reads its last token never sees the padding behind it, so any id will do."""
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    if kind in FAMILIES and FAMILIES[kind].pooling == "last":
+        return int(tokenizer.eos_token_id or 0)
+    raise ModelError(f"model {name!r} has a tokenizer without a padding token; choose one that has it")
+
+
 def _pretrained(name: str, device: torch.device) -> Loaded:
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
@@ -200,8 +234,7 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
             f"model {name!r} cannot be loaded{hint}: {first}. Give a pack, a folder or a hub name that is reachable here"
         ) from error
     limit = int(getattr(model.config, "max_position_embeddings", 512)) - 2
-    if tokenizer.pad_token_id is None:
-        raise ModelError(f"model {name!r} has a tokenizer without a padding token; choose one that has it")
+    padding = _padding(name, str(model.config.model_type), tokenizer)
 
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         texts = [str(fields["text"]) for fields in inputs]
@@ -213,7 +246,7 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
             for i in range(len(texts))
         ]
 
-    pad = {"input_ids": int(tokenizer.pad_token_id)}
+    pad = {"input_ids": padding}
     if "token_type_ids" in tokenizer.model_input_names:
         pad["token_type_ids"] = 0
     words = sha256(tokenizer.backend_tokenizer.to_str().encode())

@@ -8,6 +8,7 @@ by module, that exactly the intended layers carry it (arXiv 2406.16257, section 
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,8 +47,16 @@ def lora_config(stage: Stage, family: Family, recipe: Recipe) -> LoraConfig:
         target_modules=list(recipe.targets or family.targets),
         layers_to_transform=list(stage.layers),
         layers_pattern=family.layers.rsplit(".", 1)[-1],
+        fan_in_fan_out=family.transposed,
         task_type=None,
     )
+
+
+def config_bytes(stage: Stage, family: Family, recipe: Recipe, base: str, task: str | None = None) -> bytes:
+    """Return adapter_config.json of the stage's adapter on the base model called ``base``, for PEFT's task type ``task``."""
+    raw = lora_config(stage, family, recipe).to_dict()  # type: ignore[no-untyped-call]
+    raw |= {"base_model_name_or_path": base, "inference_mode": True, "task_type": task}
+    return json.dumps(raw, indent=1, sort_keys=True, default=sorted).encode()
 
 
 class ChainModel(nn.Module):
@@ -78,7 +87,7 @@ class ChainModel(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """Return logits of shape (batch, classes)."""
-        logits: Tensor = self.head(pooled(self.body, batch))
+        logits: Tensor = self.head(pooled(self.body, batch, self.backbone.family.pooling))
         return logits
 
     def _check_placement(self) -> None:

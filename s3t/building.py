@@ -6,14 +6,13 @@ A deletion that arrives while a node trains wins: the node is thrown away and tr
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from s3t.backbone import Backbone, environment
-from s3t.blocks import ModelState, lora_config
+from s3t.blocks import ModelState, config_bytes
 from s3t.contract import Cost, Progress
 from s3t.digests import tensors_digest
 from s3t.engine.activations import Activations
@@ -221,9 +220,7 @@ class Builder:
             READS: canonical_json(reads),
         }
         if stage.kind == "lora":
-            raw = lora_config(stage, self.backbone.family, self.run.config.recipe).to_dict()  # type: ignore[no-untyped-call]
-            raw |= {"base_model_name_or_path": self.backbone.name, "inference_mode": True}
-            out[CONFIG] = json.dumps(raw, indent=1, sort_keys=True, default=sorted).encode()
+            out[CONFIG] = config_bytes(stage, self.backbone.family, self.run.config.recipe, self.backbone.name)
         return out
 
 

@@ -47,6 +47,10 @@ class OfflineError(S3TError):
     """No shard has a surviving chain: there is nothing left to serve until a refresh."""
 
 
+class HubError(S3TError):
+    """The hub did not take an upload: no connection, no token, or no right to that name."""
+
+
 class IsolationError(S3TError):
     """A stage changed, or was about to change, a tensor that is not its own. Nothing was stored."""
 

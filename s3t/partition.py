@@ -11,7 +11,7 @@ import hashlib
 import hmac
 
 from s3t.errors import DataError
-from s3t.records import Layout, Record
+from s3t.records import Layout, Record, owner
 
 KEY_BYTES = 32
 """Length of a run's secret slot key."""
@@ -25,12 +25,12 @@ _ROW = b"s3t row v1\x00"
 
 
 def slot(key: bytes, record_id: str, layout: Layout) -> tuple[int, int]:
-    """Return (shard, slice), with 0 <= shard < layout.shards and 0 <= slice < layout.slices.
+    """Return (shard, slice), with 0 <= shard < layout.shards and 0 <= slice < layout.slices, from the id's owner alone.
 
     Both are read from separate halves of one HMAC-SHA256, so they are independent of each other; the modulo's bias is
     below shards / 2^64. Raises DataError for a key that is not 32 bytes or an empty id.
     """
-    mac = _mac(key, _SLOT, record_id)
+    mac = _mac(key, _SLOT, owner(record_id))
     return int.from_bytes(mac[0:8], "big") % layout.shards, int.from_bytes(mac[8:16], "big") % layout.slices
 
 

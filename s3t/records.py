@@ -24,6 +24,10 @@ Order = tuple[int, ...]
 """A permutation of the slices 0..L-1 of a shard (the paper says "sequence")."""
 
 
+SEPARATOR = "\x1f"
+"""Between the group and the rest of a grouped record's id: the unit separator of ASCII."""
+
+
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON encoding (UTF-8, sorted keys, no spaces) that digests are taken of."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
@@ -32,6 +36,21 @@ def canonical_json(value: Any) -> bytes:
 def sha256(data: bytes) -> str:
     """Return the SHA-256 of ``data`` in lower-case hex (64 characters)."""
     return hashlib.sha256(data).hexdigest()
+
+
+def grouped(group: str, name: str) -> str:
+    """Return the id of a record that belongs to ``group``, a person say: all of its records lie in one slot.
+
+    DataError for a group that is empty or has the control character U+001F, which stands between the two parts.
+    """
+    if not group or SEPARATOR in group:
+        raise DataError(f"group {group!r} is not usable: give a non-empty string without the character U+001F")
+    return f"{group}{SEPARATOR}{name}"
+
+
+def owner(record_id: str) -> str:
+    """Return the group of a grouped record's id; any other record is its own."""
+    return record_id.partition(SEPARATOR)[0] or record_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from s3t.contract import Slot
 from s3t.errors import BusyError, RecordError, RunError
 from s3t.facts import Facts
-from s3t.partition import tag
-from s3t.records import Record
+from s3t.partition import slot, tag
+from s3t.records import SEPARATOR, Record
 from s3t.runs import Run
 
 
@@ -107,6 +107,21 @@ def _erase_rows(run: Run) -> None:
             pending = True
         if pending:
             run.records.note_erased(head)
+
+
+def members(run: Run, group: str) -> list[str]:
+    """Return the ids of a group's retained training records, sorted. It reads the one slot in which they lie.
+
+    RecordError if there are none.
+    """
+    ids = run.records.slot_ids(slot(run.key, group, run.config.plan.layout))
+    found = [record_id for record_id in ids if record_id.startswith(group + SEPARATOR)]
+    if not found:
+        raise RecordError(
+            f"no retained training record belongs to group {group!r}, so nothing was deleted; if a request for it was made "
+            "before, it holds"
+        )
+    return found
 
 
 def retained(run: Run) -> int:

@@ -162,6 +162,10 @@ class RecordStore:
         """Return the ids of a split, sorted. They are part of the contents, so all of these are read."""
         return sorted(Record.from_content(content).id for content in self.contents(split))
 
+    def slot_ids(self, place: Slot) -> list[str]:
+        """Return the ids of a slot's retained records, sorted, for deletion; nothing else of them is given out."""
+        return sorted(row.record.id for row in self._slot_rows(*place))
+
     def evaluation(self, split: str) -> list[Record]:
         """Return the records of a never-deletable split (validation or test), sorted by id."""
         if split not in ("validation", "test"):

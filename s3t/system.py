@@ -223,6 +223,10 @@ class System:
         """Return the ids of the retained training records, sorted."""
         return self._opened()[0].records.ids("train")
 
+    def members(self, group: str) -> list[str]:
+        """Return the ids of a group's retained training records (:func:`s3t.records.grouped`). RecordError without any."""
+        return requests.members(self._opened()[0], group)
+
     def evaluation(self, split: str) -> list[Record]:
         """Return the run's validation or test records, sorted by id."""
         return self._opened()[0].records.evaluation(split)

@@ -381,7 +381,7 @@ def test_a_test_record_cannot_be_deleted(run: Path) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_deletion_names_records(run: Path) -> None:
-    Result("delete", run).refused("no id is given; name records with --id or --ids-file")
+    Result("delete", run).refused("no id is given; name records with --id, --ids-file or --group")
     Result("delete", run, "--any", "1000").refused("--any 1000 exceeds the")
 
 

@@ -36,7 +36,8 @@ def tag(key: bytes, name: str) -> str:
 
 def slot(key: bytes, name: str, shards: int, slices: int) -> tuple[int, int]:
     """Return slot(id): (shard, slice), both from 0."""
-    mac = hmac.new(key, b"s3t slot v1\x00" + name.encode(), hashlib.sha256).digest()
+    group = name.split("\x1f")[0]
+    mac = hmac.new(key, b"s3t slot v1\x00" + (group if group else name).encode(), hashlib.sha256).digest()
     return int.from_bytes(mac[:8], "big") % shards, int.from_bytes(mac[8:16], "big") % slices
 
 

@@ -146,6 +146,7 @@ def _model(backbone: Backbone, stages: Sequence[Stage], recipe: Recipe) -> Any:
                 target_modules=list(recipe.targets or backbone.family.targets),
                 layers_to_transform=list(stage.layers),
                 layers_pattern=backbone.family.layers.split(".")[-1],
+                fan_in_fan_out=backbone.family.transposed,
             )
             if name == names[0]:
                 model = get_peft_model(model, config, adapter_name=name)
@@ -226,7 +227,7 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
 
 
 def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Encoded]) -> Tensor:
-    """Return logits of shape (rows, classes): the mean of the last hidden states over real tokens, through the head."""
+    """Return logits of shape (rows, classes): features of the last hidden states, as the family has them, through the head."""
     longest = max(row.length for row in rows)
     batch: dict[str, Tensor] = {}
     for name, pad in backbone.pad.items():
@@ -240,6 +241,8 @@ def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Enco
         mask[i, : row.length] = 1
     mask = mask.to(backbone.device)
     hidden = model(**batch, attention_mask=mask).last_hidden_state
+    if backbone.family.pooling == "last":
+        return head(hidden[torch.arange(len(rows)), [row.length - 1 for row in rows]])  # type: ignore[no-any-return]
     real = mask[:, :, None].float()
     logits: Tensor = head((hidden * real).sum(dim=1) / real.sum(dim=1))
     return logits

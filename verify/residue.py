@@ -82,6 +82,7 @@ def search(
     """
     kept = [*(record.id.encode() for record in retained), *(record.content() for record in retained), *declared]
     needles = [needle for victim in victims for needle in _needles(victim, kept)]
+    needles += _groups(victims, retained, kept)
     haystack = Search(needles)
     found, files = [], 0
     for path, kind in walk(folder):
@@ -106,18 +107,30 @@ def _twins(evidence: Evidence, victims: Sequence[Record]) -> Iterator[Finding]:
 
 
 def _needles(victim: Record, kept: Sequence[bytes]) -> Iterator[Needle]:
-    name = victim.id.encode()
-    if len(name) >= RAW_ID:
-        apart = HEX if set(name) <= set(HEX) else b""
-        yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k), apart=apart)
-    else:
-        quoted = b'"' + name + b'"'
-        excuses = (quoted + b":", *(k for k in kept if quoted in k))
-        yield Needle(victim.id, "the id", quoted, excuses, tensors=False)
+    for name in _forms(victim.id):
+        if len(name) >= RAW_ID:
+            apart = HEX if set(name) <= set(HEX) else b""
+            yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k), apart=apart)
+        else:
+            quoted = b'"' + name + b'"'
+            excuses = (quoted + b":", *(k for k in kept if quoted in k))
+            yield Needle(victim.id, "the id", quoted, excuses, tensors=False)
     for field, value in sorted(victim.inputs.items()):
         for data in _forms(value):
             if len(data) >= RAW_INPUT:
                 yield Needle(victim.id, f"input {field!r}", data, tuple(k for k in kept if data in k))
+
+
+def _groups(victims: Sequence[Record], retained: Sequence[Record], kept: Sequence[bytes]) -> Iterator[Needle]:
+    """Yield the names of groups of which nothing is left, one victim each."""
+    left = {record.id.split("\x1f")[0] for record in retained}
+    gone = {victim.id.split("\x1f")[0]: victim for victim in victims if "\x1f" in victim.id}
+    for group, victim in gone.items():
+        if group and group not in left:
+            for name in _forms(group):
+                if len(name) >= RAW_ID:
+                    apart = HEX if set(name) <= set(HEX) else b""
+                    yield Needle(victim.id, "the group", name, tuple(k for k in kept if name in k), apart=apart)
 
 
 def _declared(evidence: Evidence) -> list[bytes]:
@@ -142,7 +155,7 @@ def _declared(evidence: Evidence) -> list[bytes]:
 
 
 def _forms(value: str | bytes) -> list[bytes]:
-    """Return the byte forms in which an input may lie in a file: raw, in JSON (escaped or not), in base64."""
+    """Return the byte forms in which an id or input may lie in a file: raw, in JSON (escaped or not), in base64."""
     if isinstance(value, bytes):
         return [value, base64.b64encode(value)]
     escaped = [json.dumps(value, ensure_ascii=flag)[1:-1].encode() for flag in (False, True)]

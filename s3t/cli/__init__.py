@@ -16,10 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from s3t.cli.attest import certify, check
-from s3t.cli.inputs import LAYOUT, choose_ids, choose_layout, choose_recipe, choose_rule, read_dataset, read_texts
+from s3t.cli.deleting import delete
+from s3t.cli.exporting import check_export, export
+from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset, read_texts
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.planning import plan
-from s3t.cli.records import Cut, Threshold, choose_shingles, duplicates, report_before_training, with_copies
+from s3t.cli.records import duplicates, report_before_training
 from s3t.engine.mode import Resources
 from s3t.errors import DataError, S3TError
 from s3t.orders.rule import HORIZON, RULES
@@ -105,6 +107,7 @@ def train(
     text: Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Column of the stable id.")] = None,
+    group_by: Annotated[str | None, typer.Option(help="Column that says whose a record is: one slot each.")] = None,
     classes: Annotated[str | None, typer.Option(help="All classes, separated by commas.")] = None,
     validation: Annotated[str | None, typer.Option(help="File or split for tuning, never deletable.")] = None,
     test: Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")] = None,
@@ -118,7 +121,7 @@ def train(
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
     chosen = choose_recipe({**fields, "max_length": max_length}, recipe or [])
     rule = choose_rule(method, orders, prior, horizon, seed)
-    columns = {"text": text, "label": label, "id": id_, "validation": validation, "test": test}
+    columns = {"text": text, "label": label, "id": id_, "group": group_by, "validation": validation, "test": test}
     dataset = read_dataset(data, columns, classes, limit)
 
     from baselines.methods import make_plan
@@ -167,7 +170,9 @@ def predict(
     text: Annotated[str, typer.Option(help="Column of the text in --input.")] = "text",
     as_json: Json = False,
 ) -> None:
-    """Classify the rows of a file, or the run's test rows (and then print the accuracy)."""
+    """Classify the rows of a file, or the run's test rows (and then print the task's metrics)."""
+    from s3t.data.tasks import metrics_of
+    from s3t.metrics import METRICS, measure
     from s3t.system import System
 
     texts = None if input_ is None else read_texts(input_, text)
@@ -185,58 +190,21 @@ def predict(
     ]
     result: dict[str, Any] = {"n": len(rows), "classes": system.classes, "rows": rows}
     if records:
-        right = sum(winner == record.label for winner, record in zip(winners, records, strict=True))
-        result["accuracy"] = right / len(records)
-        summary = f"accuracy {result['accuracy']:.4f} on {len(records)} test rows"
+        result |= measure(metrics_of(system.config.data["name"]), winners, [record.label for record in records])
+        told = ", ".join(f"{name} {result[name]:.4f}" for name in METRICS if name in result)
+        summary = f"{told} on {len(records)} test rows"
     else:
         summary = "\n".join(f"{row['id']}\t{row['class']}" for row in rows)
     print_result(as_json, result, summary)
 
 
-@app.command()
-def delete(
-    run: Run,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="Id of a record to delete; repeat for several.")] = None,
-    ids_file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="File with one id per line.")
-    ] = None,
-    some: Annotated[int, typer.Option("--any", min=0, help="For trials: this many retained records.")] = 0,
-    closure: Annotated[bool, typer.Option("--closure", help="Delete every retained copy of them as well.")] = False,
-    threshold: Threshold = 0.8,
-    shingles: Cut = "characters",
-    as_json: Json = False,
-) -> None:
-    """Delete records, all in one atomic request, without any training (eager methods retrain at once)."""
-    from s3t.system import System
-
-    chosen = choose_shingles(shingles)
-    wanted = list(ids or [])
-    if ids_file is not None:
-        wanted += [line.strip() for line in ids_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    with closing(System.open(run)) as system:
-        if some:
-            wanted += choose_ids(system.ids(), some)
-        if not wanted:
-            raise DataError("no id is given; name records with --id or --ids-file")
-        named = set(wanted)
-        if closure:
-            wanted = with_copies(run, wanted, threshold, chosen)
-        receipt = system.delete(wanted)
-    gone = "nothing to do" + (", and its copies cannot be found, for its content is gone" if closure else "")
-    lines = [f"record {name!r} was deleted before: {gone}" for name in receipt.already]
-    added = [name for name in receipt.deleted if name not in named]
-    lines += [f"record {name!r} is a copy and goes as well" for name in added]
-    if receipt.deleted:
-        offline = ", ".join(map(str, receipt.offline)) or "none"
-        dropped = f"{len(receipt.nodes_dropped)} trained nodes dropped, shards offline: {offline}"
-        lines.append(f"deleted {len(receipt.deleted)} records (request {receipt.request}): {dropped}")
-    print_result(as_json, {**asdict(receipt), "copies": added}, "\n".join(lines))
-
-
+app.command()(delete)
 app.command()(duplicates)
 app.command()(certify)
 app.command()(check)
 app.command()(plan)
+app.command()(export)
+app.command()(check_export)
 
 
 @app.command()

@@ -13,20 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
+from s3t.data.tasks import find_task
 from s3t.errors import DataError, did_you_mean
-from s3t.records import Dataset, Record
-
-GLUE: Mapping[str, str] = {
-    "cola": "sentence",
-    "mnli": "premise,hypothesis",
-    "mrpc": "sentence1,sentence2",
-    "qnli": "question,sentence",
-    "qqp": "question1,question2",
-    "rte": "sentence1,sentence2",
-    "sst2": "sentence",
-    "wnli": "sentence1,sentence2",
-}
-"""The text columns of GLUE's classification tasks; ``glue/TASK`` is short for ``nyu-mll/glue:TASK`` with these columns."""
+from s3t.records import Dataset, Record, grouped
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _HIDDEN = (None, -1)
@@ -44,6 +33,7 @@ def load_hub(
     text: str | None = None,
     label: str = "label",
     id: str | None = None,
+    group: str | None = None,
     classes: Sequence[str] | None = None,
     validation: str | None = None,
     test: str | None = None,
@@ -51,17 +41,17 @@ def load_hub(
     """Return a hub data set, or that of a local folder in the hub's format.
 
     ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``.
-    ``id``: column of the ids, else the split and position of the row. Classes are the label feature's own names unless
+    ``id``: column of the ids, else the split and position of the row. ``group``: column that says whose a row is, as in
+    :func:`s3t.data.local.load_local`. Classes are the label feature's own names unless
     declared. ``validation``, ``test``: the splits' names. A test split whose labels are hidden (-1) is not used: the
     validation split is the test then, and validation is a tenth of train by a hash of the id. Rows without text or label are
     left out. Raises DataError if the data cannot be reached or is not as declared.
     """
     path, _, config = name.partition(":")
     usual = "validation"
-    if path.startswith("glue/") and path.removeprefix("glue/") in GLUE and not config:
-        path, config = "nyu-mll/glue", path.removeprefix("glue/")
-        text = text or GLUE[config]
-        usual = "validation_matched" if config == "mnli" else usual
+    if task := find_task(name):
+        path, config, usual = task.path, task.config, task.validation
+        text = text or task.columns
     columns = [column.strip() for column in (text or "text").split(",")]
     if len(columns) > 2:
         raise DataError(f"text={text!r} names {len(columns)} columns; give one, or two separated by a comma")
@@ -70,7 +60,7 @@ def load_hub(
         if "train" not in tables:
             raise DataError(f"data {name!r} has no train split; it has {', '.join(map(str, tables))}")
         train = tables["train"]
-        _check_columns(name, train.column_names, [*columns, label, *([id] if id else [])])
+        _check_columns(name, train.column_names, [*columns, label, *filter(None, (id, group))])
         chosen = _choose_splits(name, tables, label, validation, test, usual)
         own = getattr(train.features[label], "names", None)
         known = tuple(classes or own or ())
@@ -83,6 +73,7 @@ def load_hub(
                 if row[label] in _HIDDEN or not texts[0].strip():
                     continue
                 record_id = str(row[id]) if id else f"{source}-{number:07d}"
+                record_id = grouped(str(row[group] or ""), record_id) if group else record_id
                 inputs = dict(zip(("text", "text_pair"), texts, strict=False))
                 answer = own[row[label]] if own else str(row[label])
                 record = Record(record_id, inputs, _index(known, answer, record_id))

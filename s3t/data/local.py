@@ -12,7 +12,7 @@ from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tables import read_table
 from s3t.errors import DataError, did_you_mean
-from s3t.records import Dataset, Record
+from s3t.records import SEPARATOR, Dataset, Record, grouped
 
 Raw = tuple[str, str, str]
 """(id, text, class name)."""
@@ -24,6 +24,7 @@ def load_local(
     text: str = "text",
     label: str = "label",
     id: str | None = None,
+    group: str | None = None,
     classes: Sequence[str] | None = None,
     validation: str | Path | None = None,
     test: str | Path | None = None,
@@ -32,10 +33,12 @@ def load_local(
     """Return the records of ``path`` (.csv, .jsonl or .parquet) as a data set; inputs are ``{"text": ...}``.
 
     ``id``: column with stable, unique ids; without it a row's id is its position in the file (``row-000001``), so that
-    editing the file later would give other records the ids. ``validation``, ``test``: files of the never-deletable splits,
-    read with the same columns; a split without a file is a tenth of ``path`` by a hash of the id. ``classes``: all labels
-    in index order; without them the sorted labels of validation and test. ``source`` is a spec that loads the same
-    again. Raises DataError, naming row or column and a remedy, for anything that cannot be read as declared.
+    editing the file later would give other records the ids. ``group``: column that says whose a record is, a person say;
+    ids then are grouped (:func:`s3t.records.grouped`), and a group lies in one split and one slot. ``validation``, ``test``:
+    files of the never-deletable splits, read with the same columns; a split without a file is a tenth of ``path`` by a hash
+    of the id. ``classes``: all labels in index order; without them the sorted labels of validation and test. ``source`` is
+    a spec that loads the same again. Raises DataError, naming row or column and a remedy, for anything that cannot be read
+    as declared.
     """
     files: dict[Split, Path] = {"train": Path(path)}
     if validation is not None:
@@ -43,7 +46,7 @@ def load_local(
     if test is not None:
         files["test"] = Path(test)
     _check_apart(files)
-    given = {split: _rows(file, text, label, id, split) for split, file in files.items()}
+    given = {split: _rows(file, (text, label, id, group), split) for split, file in files.items()}
     assign = _assignment(validation is not None, test is not None)
     parts: dict[Split, list[Raw]] = {
         "train": [],
@@ -61,7 +64,12 @@ def load_local(
         split: tuple(Record(row_id, {"text": words}, index[answer]) for row_id, words, answer in rows)
         for split, rows in parts.items()
     }
-    options = {"text": None if text == "text" else text, "label": None if label == "label" else label, "id": id}
+    options = {
+        "text": None if text == "text" else text,
+        "label": None if label == "label" else label,
+        "id": id,
+        "group": group,
+    }
     options |= {"validation": _word(validation), "test": _word(test), "name": name}
     source = write_spec(str(path), {**options, "classes": None if classes is None else list(classes)})
     title = name or Path(path).stem
@@ -122,7 +130,8 @@ def _classes(parts: Mapping[Split, Sequence[Raw]], declared: Sequence[str] | Non
     return chosen
 
 
-def _rows(path: Path, text: str, label: str, id_column: str | None, split: Split) -> list[Raw]:
+def _rows(path: Path, named: tuple[str, str, str | None, str | None], split: Split) -> list[Raw]:
+    text, label, id_column, group = named
     table = read_table(path)
     columns = [table.column(name) for name in (text, label)]
     prefix = "row" if split == "train" else split
@@ -131,9 +140,11 @@ def _rows(path: Path, text: str, label: str, id_column: str | None, split: Split
         ids = table.column(id_column)
     if not ids:
         raise DataError(f"{path} has no rows; give a file with records")
+    if group is not None:
+        ids = _grouped(path, table.column(group), group, ids)
     seen: dict[str, int] = {}
     for number, (row_id, words, answer) in enumerate(zip(ids, *columns, strict=True), start=1):
-        if not row_id:
+        if not row_id or row_id.endswith(SEPARATOR):
             raise DataError(f"{path}: row {number} has no {id_column!r}; every record needs an id")
         if row_id in seen:
             raise DataError(
@@ -144,3 +155,13 @@ def _rows(path: Path, text: str, label: str, id_column: str | None, split: Split
             if not cell:
                 raise DataError(f"{path}: row {number} ({row_id!r}) has no {column!r}; drop it or fill it in")
     return list(zip(ids, *columns, strict=True))
+
+
+def _grouped(path: Path, groups: Sequence[str], column: str, ids: Sequence[str]) -> list[str]:
+    found = []
+    for number, (group, row_id) in enumerate(zip(groups, ids, strict=True), start=1):
+        try:
+            found.append(grouped(group, row_id))
+        except DataError as error:
+            raise DataError(f"{path}: row {number}, column {column!r}: {error}") from error
+    return found

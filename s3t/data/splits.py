@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import Literal
 
+from s3t.records import owner
+
 Split = Literal["train", "validation", "test"]
 
 SPLIT_SALT = b"s3t split v1\x00"
@@ -19,8 +21,8 @@ SHARE = 10
 
 
 def part_of(record_id: str) -> int:
-    """Return the part 0..99 of an id."""
-    return int.from_bytes(hashlib.sha256(SPLIT_SALT + record_id.encode()).digest()[:8], "big") % 100
+    """Return the part 0..99 of an id; a group's records have the same."""
+    return int.from_bytes(hashlib.sha256(SPLIT_SALT + owner(record_id).encode()).digest()[:8], "big") % 100
 
 
 def three_way(record_id: str) -> Split:

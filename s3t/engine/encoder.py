@@ -54,6 +54,8 @@ _BERT = Lean(
 LEAN: dict[str, Lean] = {
     "bert": _BERT,
     "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
     "mpnet": Lean(
         q="attention.attn.q",
         k="attention.attn.k",

@@ -22,55 +22,31 @@ from s3t.blocks import ChainModel, ModelState
 from s3t.digests import tensors_digest
 from s3t.errors import S3TError
 from s3t.records import Recipe
+from s3t.tiny import tiny_model
 from verify import derive, kernel
 from verify.compare import compare_tensors
 from verify.plans import Stage, documented_plan
 
 FAMILY_NAMES = sorted(FAMILIES)
 RECIPE = Recipe(rank=2, batch_size=4, lr=5e-3, dropout=0.1, warmup=0.3, epochs=2.0, clip=0.5)
-PAD = 1
 
 
 @cache
 def base(family: str) -> Backbone:
     """A small randomly initialised model of ``family``: 4 layers of 16, with dropout modules of its own."""
-    from transformers import (
-        BertConfig,
-        BertModel,
-        DistilBertConfig,
-        DistilBertModel,
-        MPNetConfig,
-        MPNetModel,
-        RobertaConfig,
-        RobertaModel,
-    )
-
-    size: dict[str, Any] = {"vocab_size": 128, "max_position_embeddings": 40, "pad_token_id": PAD}
-    size |= {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        if family == "distilbert":
-            small = {"dim": 16, "n_layers": 4, "n_heads": 2, "hidden_dim": 32}
-            size = {k: v for k, v in size.items() if k in ("vocab_size", "max_position_embeddings", "pad_token_id")}
-            model: Any = DistilBertModel(DistilBertConfig(**size, **small))
-        elif family == "bert":
-            model = BertModel(BertConfig(**size), add_pooling_layer=False)
-        elif family == "roberta":
-            model = RobertaModel(RobertaConfig(**size, type_vocab_size=1), add_pooling_layer=False)
-        else:
-            model = MPNetModel(MPNetConfig(**size), add_pooling_layer=False)
+    model, padding = tiny_model(family, 4, 16)
     model.requires_grad_(False).eval()
 
     def encode(inputs: Any, max_length: int) -> list[Encoded]:
         rows = []
         for fields in inputs:
             words = str(fields["text"]).split()[:max_length]
-            ids = [2 + zlib.crc32(word.encode()) % 126 for word in words]
+            ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
             tokens = {"input_ids": ids} | ({"token_type_ids": [0, *[1] * (len(ids) - 1)]} if family == "bert" else {})
             rows.append(Encoded(tokens, len(ids)))
         return rows
 
-    pad = {"input_ids": PAD} | ({"token_type_ids": 0} if family == "bert" else {})
+    pad = {"input_ids": padding} | ({"token_type_ids": 0} if family == "bert" else {})
     return Backbone(family, model, FAMILIES[family], 4, 16, "", torch.device("cpu"), encode, pad)
 
 

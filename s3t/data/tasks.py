@@ -1,0 +1,66 @@
+"""Tasks of published benchmarks by name: where the hub has them, their text columns, and their official metrics.
+
+GLUE (Wang et al. 2018) and SuperGLUE (Wang et al. 2019), as far as a task is to classify a text or a pair of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from s3t.errors import DataError, did_you_mean
+
+GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
+
+
+@dataclass(frozen=True)
+class Task:
+    """``path`` and ``config`` on the hub, one or two text ``columns``, names in :mod:`s3t.metrics`, validation's split."""
+
+    path: str
+    config: str
+    columns: str
+    metrics: tuple[str, ...] = ("accuracy",)
+    validation: str = "validation"
+
+
+TASKS: Mapping[str, Task] = {
+    "glue/cola": Task(GLUE, "cola", "sentence", ("matthews",)),
+    "glue/mnli": Task(GLUE, "mnli", "premise,hypothesis", validation="validation_matched"),
+    "glue/mrpc": Task(GLUE, "mrpc", "sentence1,sentence2", ("f1", "accuracy")),
+    "glue/qnli": Task(GLUE, "qnli", "question,sentence"),
+    "glue/qqp": Task(GLUE, "qqp", "question1,question2", ("f1", "accuracy")),
+    "glue/rte": Task(GLUE, "rte", "sentence1,sentence2"),
+    "glue/sst2": Task(GLUE, "sst2", "sentence"),
+    "glue/wnli": Task(GLUE, "wnli", "sentence1,sentence2"),
+    "superglue/boolq": Task(SUPERGLUE, "boolq", "question,passage"),
+    "superglue/cb": Task(SUPERGLUE, "cb", "premise,hypothesis", ("macro_f1", "accuracy")),
+    "superglue/rte": Task(SUPERGLUE, "rte", "premise,hypothesis"),
+}
+OTHER_KINDS: Mapping[str, str] = {
+    "glue/stsb": "regression",
+    "superglue/copa": "multiple choice",
+    "superglue/multirc": "several answers to a question",
+    "superglue/record": "a choice among the entities of a text",
+    "superglue/wic": "a word in two sentences",
+    "superglue/wsc": "spans of a text",
+}
+"""Tasks of the same benchmarks that are of a kind which this version does not train."""
+
+
+def find_task(name: str) -> Task | None:
+    """Return the task of this name, None if it names no benchmark. DataError for a task that is unknown or of another kind."""
+    benchmark, _, task = name.partition("/")
+    if benchmark not in ("glue", "superglue") or ":" in name:
+        return None
+    if name in OTHER_KINDS:
+        raise DataError(f"task {name!r} is {OTHER_KINDS[name]}; this version trains only classes of a text or of two")
+    known = [known.partition("/")[2] for known in TASKS if known.startswith(f"{benchmark}/")]
+    if name not in TASKS:
+        raise DataError(f"task {name!r} is unknown{did_you_mean(task, known)}; {benchmark} has {', '.join(known)}")
+    return TASKS[name]
+
+
+def metrics_of(data: str) -> tuple[str, ...]:
+    """Return the official metrics of a data set by name, accuracy for what belongs to no benchmark."""
+    return TASKS[data].metrics if data in TASKS else ("accuracy",)
