@@ -112,7 +112,7 @@ def test_one_gradient_is_the_references(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("family", sorted(LEAN))
+@pytest.mark.parametrize("family", [*sorted(LEAN), "llama"])
 def test_trained_chains_compute_what_the_references_do(family: str, precision: Any) -> None:
     backbone = load(f"tiny-{family}", torch.device("cpu"))
     rows = rows_of(backbone)

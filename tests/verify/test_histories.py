@@ -92,6 +92,7 @@ def test_equivalent_histories_of_a_clean_system_end_alike(
 
 
 @pytest.mark.slow
+@pytest.mark.replayed
 @pytest.mark.parametrize("number", range(40))
 def test_equivalent_histories_of_drawn_systems_end_alike(number: int, tmp_path: Path) -> None:
     small = draw(4, number)

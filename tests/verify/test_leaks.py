@@ -72,6 +72,7 @@ PLACES = {leak: place for place, leaks in reduced(LEAKS).items() for leak in lea
 
 
 @pytest.mark.slow
+@pytest.mark.replayed
 @pytest.mark.parametrize("leak", named(PLANTED))
 def test_the_fault_is_caught_at_all_levels(benches: dict[str, Bench], leak: Leak) -> None:
     report = benches[PLACES[leak].setting].audit(leak, LEVELS)

@@ -101,6 +101,7 @@ def test_a_soak_holds_and_goes_on_where_it_stopped(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.replayed
 def test_a_longer_soak_holds() -> None:
     outcome = Outcome(7, ("E0", "E1a", "E1b"), 0)
     soak(outcome, 60, None)
