@@ -111,9 +111,9 @@ def export(
     run = runs.open_run(path)
     try:
         facts = Facts(run.ledger, run.config.plan)
+        entry, deletions = run.ledger.head(), run.ledger.tombstones()  # first: a request that comes meanwhile is a later one
         requests.recover(run, facts)
         chain = _chain(run, facts, shard)
-        entry, deletions = run.ledger.head(), run.ledger.tombstones()
         model = backbone or base_model(run.config.model["name"])
         check_model(run.config, model)
         files = _files(run, facts, chain, model, base or run.config.model["name"])
