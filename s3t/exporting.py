@@ -111,7 +111,8 @@ def export(
     run = runs.open_run(path)
     try:
         facts = Facts(run.ledger, run.config.plan)
-        entry, deletions = run.ledger.head(), run.ledger.tombstones()  # first: a request that comes meanwhile is a later one
+        # Before looking what serves: a request that comes meanwhile is a later one.
+        entry, deletions = run.ledger.head(), run.ledger.tombstones()
         requests.recover(run, facts)
         chain = _chain(run, facts, shard)
         model = backbone or base_model(run.config.model["name"])
