@@ -149,6 +149,11 @@ def ours() -> list[Ours]:
     ]
 
 
+def together() -> Ours:
+    """Return the fast engine in bfloat16 with two worker processes, started anew for each run as a user's are."""
+    return Ours("fast, bfloat16, 2 workers", "fast", "bfloat16", ablated.WORKERS)
+
+
 def ablation(*, precision: str = "bfloat16", small: bool = False) -> list[Ours]:
     """Return the modes of the ablation table: the whole fast engine, then one part at a time switched off or replaced.
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.comparing import add_accuracy, add_ratios, add_runs, name_of, ratio, slope, summary
-from benchmarks.engines import Job, Ours, Outcome, Side, Stock, ablation, counted, ours, top_operations
+from benchmarks.engines import Job, Ours, Outcome, Side, Stock, ablation, counted, ours, together, top_operations
 from benchmarks.flops import Peak, matmul_peak, model_shapes
 from benchmarks.profiles import PROFILES, Comparison
 from benchmarks.workbench import Workbench
@@ -46,7 +46,7 @@ def test_engine(benchmark: Any, bench: Workbench, tuned: Any, rates: Any, case: 
     """One order per shard, every seed, every side; sides take turns, and start one place later with each seed."""
     benchmark.group = f"engine: {case.data}"
     dataset, layout = _dataset(bench, case), bench.layout("s3t", 1)
-    sides: list[Side] = [*_stock(bench, tuned, case), *ours()]
+    sides = _sides(bench, tuned, case)
     about = _about(bench, dataset, layout)
     seeds = _seeds(bench, case.seeds)
     job = _job(bench, dataset, layout, seeds[0], tmp_path / "run")
@@ -70,7 +70,7 @@ def test_every_order(
     """As many orders as slices, one seed: what the budget costs in full."""
     benchmark.group = f"engine: {case.data}, every order"
     dataset, layout = _dataset(bench, case), bench.layout("s3t", bench.profile.slices)
-    sides: list[Side] = [*_stock(bench, tuned, case), *ours()]
+    sides = _sides(bench, tuned, case)
     about, seed = _about(bench, dataset, layout), bench.profile.seeds[0]
     job = _job(bench, dataset, layout, seed, tmp_path / "run")
     with bench.answering(metric="times faster than stock", method="s3t", **about):
@@ -153,6 +153,12 @@ def test_profile(benchmark: Any, bench: Workbench, tuned: Any, tmp_path: Path) -
         assert sum(operation["share"] for operation in found[name_of(side)]) > 0.5
 
 
+def _sides(bench: Workbench, tuned: dict[str, Any], case: Comparison) -> list[Side]:
+    """Return the stock pipeline and S3T's modes; with workers only where their start, many seconds, is not most of a run."""
+    pooled = [together()] if bench.profile.name in ("health", "full") else []
+    return [*_stock(bench, tuned, case), *ours(), *pooled]
+
+
 def _stock(bench: Workbench, tuned: dict[str, Any], case: Comparison) -> list[Stock]:
     """Return the stock pipeline as the Trainer comes, and tuned for the data; the trials of tuning are rows."""
     from baselines.stock.options import Options
@@ -206,9 +212,16 @@ def _peak(bench: Workbench, precision: str, job: Job) -> Peak:
 
 
 def _count(rates: dict[tuple[str, int, str], float], sides: Sequence[Side], data: str, job: Job) -> None:
-    """Count what is not counted yet. Only the fast engine shares work between orders; others cost the same for each."""
+    """Count what is not counted yet. Only the fast engine shares work between orders; others cost the same for each.
+
+    Workers do what one process does, and what they compute cannot be counted from here.
+    """
     for side in sides:
         once = (data, 1, name_of(side))
+        if isinstance(side, Ours) and side.resources.workers > 1:
+            alone = next(s for s in ours() if (s.engine, s.precision) == (side.engine, side.precision))
+            rates[data, job.layout.budget, name_of(side)] = rates[data, job.layout.budget, name_of(alone)]
+            continue
         shares = isinstance(side, Ours) and side.engine == "fast"
         if not shares and once in rates:
             rates[data, job.layout.budget, name_of(side)] = rates[once]
