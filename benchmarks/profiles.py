@@ -52,8 +52,8 @@ class Profile:
     ``engine``, ``precision``: the mode in which runs are trained, of every method (:mod:`s3t.engine.mode`), unless a
     benchmark compares modes.
     ``engine_data``: where engines are compared; ``engine_rounds``: how often the parts of the engine, and growth, are timed, on
-    the first of these; ``engine_growth``: numbers of training records at which a node is timed; ``engine_tuning``: rows per
-    trial when the stock pipeline is tuned, over few combinations or ``engine_grid``.
+    the first of these (0: not at all, nor profiled); ``engine_growth``: numbers of training records at which a node is timed;
+    ``engine_tuning``: rows per trial when the stock pipeline is tuned, over few combinations or ``engine_grid``.
     """
 
     name: str
@@ -150,6 +150,8 @@ PROFILES: dict[str, Profile] = {
         trials=100_000,
         rounds=20,
         request_streams=REQUESTS[:-1],
+        engine_data=(Comparison("trec6", (160, 0, 160)),),
+        engine_rounds=0,
     ),
     "health": Profile(
         name="health",

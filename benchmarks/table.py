@@ -62,7 +62,7 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
 
 
 def _table(title: str, here: pd.DataFrame, bears: pd.DataFrame) -> Table:
-    life = means(here, "test accuracy")
+    life = means(here[here["question"] == "accuracy"], "test accuracy")
     accuracy = _healthy(life)
     last, after = _after(life)
     stored = _by_method(means(here, "bytes stored"), "mean")

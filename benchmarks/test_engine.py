@@ -23,9 +23,12 @@ from s3t.records import Dataset, Layout
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One comparison per data set of the profile."""
+    """One comparison per data set of the profile, and the engine's parts as often as it says."""
+    profile = PROFILES[metafunc.config.getoption("--profile")]
+    if "rounds" in metafunc.fixturenames:
+        metafunc.parametrize("rounds", [profile.engine_rounds] if profile.engine_rounds else [])
     if "case" in metafunc.fixturenames:
-        chosen = PROFILES[metafunc.config.getoption("--profile")].engine_data
+        chosen = profile.engine_data
         chosen = tuple(case for case in chosen if case.every_order or metafunc.function is not test_every_order)
         metafunc.parametrize("case", chosen, ids=[case.data for case in chosen])
 
@@ -86,12 +89,12 @@ def test_every_order(
     assert len({outcomes[0].record_passes for outcomes in runs.values()}) == 1
 
 
-def test_ablation(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
+def test_ablation(benchmark: Any, bench: Workbench, rounds: int, tmp_path: Path) -> None:
     """Each mode of the ablation table against the first, one order per shard, as many rounds as seeds."""
     benchmark.group = "engine: ablation"
     dataset, layout = _dataset(bench, bench.profile.engine_data[0]), bench.layout("s3t", 1)
     modes, about = ablation(small=bench.profile.name != "full"), _about(bench, dataset, layout)
-    seeds = _seeds(bench, bench.profile.engine_rounds)
+    seeds = _seeds(bench, rounds)
     jobs = [_job(bench, _untested(dataset), layout, seed, tmp_path / "run") for seed in seeds]
     with bench.answering(metric="times the whole engine's seconds", method="s3t", **about):
         _warm_up(bench, modes, dataset, tmp_path / "warm")
@@ -104,13 +107,13 @@ def test_ablation(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
     assert len({outcomes[0].record_passes for outcomes in runs.values()}) == 1
 
 
-def test_growth(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
+def test_growth(benchmark: Any, bench: Workbench, rounds: int, tmp_path: Path) -> None:
     """Seconds per node at several numbers of records, one shard: the slope of log seconds over log records."""
     benchmark.group = "engine: growth"
     whole, layout = _dataset(bench, bench.profile.engine_data[0]), Layout(1, bench.profile.slices, 1)
     sizes = [size for size in bench.profile.engine_growth if size <= len(whole.train)]
     about = _about(bench, whole, layout)
-    seeds = _seeds(bench, bench.profile.engine_rounds)
+    seeds = _seeds(bench, rounds)
     jobs = [_job(bench, whole.subset(size, 0, 0), layout, seed, tmp_path / "run") for seed in seeds for size in sizes]
     with bench.answering(metric="growth exponent of seconds per node", method="s3t", **about):
         _warm_up(bench, ours(), whole, tmp_path / "warm")
@@ -130,7 +133,7 @@ def test_growth(benchmark: Any, bench: Workbench, tmp_path: Path) -> None:
     assert [count * sizes[0] for count in counts] == pytest.approx([counts[0] * size for size in sizes], rel=0.25)
 
 
-def test_profile(benchmark: Any, bench: Workbench, tuned: Any, tmp_path: Path) -> None:
+def test_profile(benchmark: Any, bench: Workbench, rounds: int, tuned: Any, tmp_path: Path) -> None:
     """Where the time goes: operations by their own time, for every side, under torch's profiler."""
     benchmark.group = "engine: profile"
     case = bench.profile.engine_data[0]

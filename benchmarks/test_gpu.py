@@ -170,7 +170,7 @@ def _missing(bench: Workbench, about: dict[str, Any]) -> bool:
 
 
 def _rounds(bench: Workbench, most: int) -> int:
-    return 1 if bench.profile.name == "smoke" else min(most, bench.profile.engine_rounds)
+    return 1 if bench.profile.name == "smoke" else min(most, max(1, bench.profile.engine_rounds))
 
 
 def _model(bench: Workbench, name: str) -> str:

@@ -74,3 +74,10 @@ def test_a_narrow_terminal_costs_no_digit() -> None:
     narrow = render(rows, width=20)
     assert "…" not in narrow and "1,234,567" in narrow and "80.0% ±24.8%" in narrow
     assert narrow.splitlines()[1:] == render(rows, width=200).splitlines()[1:]
+
+
+def test_accuracy_under_streams_is_a_study_of_its_own() -> None:
+    """The same metric of the same systems under other requests may not be taken for more seeds."""
+    rows = [row(seed=seed) for seed in (0, 1)]
+    rows += [row(question="streams", value=0.1, extra={"stream": stream}) for stream in ("zipf:1.2", "worst")]
+    assert columns(render(rows))[-1] == ["S3T, 3 orders", "75.0%", "2"]
