@@ -142,7 +142,7 @@ PROFILES: dict[str, Profile] = {
             ("sisa-lora-lazy", 1),
             ("retrain-lora", 1),
         ),
-        healthy=(("retrain-full", 1),),
+        healthy=(),
         checkpoints=(0, 4, 12, 24),
         eager_checkpoints=(0, 24),
         individually=1,

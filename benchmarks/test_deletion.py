@@ -54,7 +54,7 @@ class Sizes:
         return list(dict.fromkeys([*cases, most]))
 
 
-_QUICK = Sizes((10**3, 10**4, 10**5), (10**2, 10**3, 10**4), 60, 5, 5)
+_QUICK = Sizes((10**3, 10**5), (10**2, 10**4), 60, 5, 3)
 SIZES = {
     "smoke": Sizes((10**3, 10**4), (10**2, 10**3), 10, 2, 2),
     "quick": _QUICK,
