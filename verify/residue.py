@@ -47,6 +47,8 @@ PEFT_WORDS = (
 """Words that PEFT's configuration of an adapter holds, whatever the data."""
 
 CHUNK = 1 << 24
+SEPARATOR = "\x1f"
+"""Between the group and the rest of a grouped record's id (docs/DERIVATION.md, "Records")."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,7 @@ def _twins(evidence: Evidence, victims: Sequence[Record]) -> Iterator[Finding]:
 def _needles(victim: Record, kept: Sequence[bytes]) -> Iterator[Needle]:
     for name in _forms(victim.id):
         if len(name) >= RAW_ID:
-            apart = HEX if set(name) <= set(HEX) else b""
-            yield Needle(victim.id, "the id", name, tuple(k for k in kept if name in k), apart=apart)
+            yield _raw(victim, "the id", name, kept)
         else:
             quoted = b'"' + name + b'"'
             excuses = (quoted + b":", *(k for k in kept if quoted in k))
@@ -122,15 +123,18 @@ def _needles(victim: Record, kept: Sequence[bytes]) -> Iterator[Needle]:
 
 
 def _groups(victims: Sequence[Record], retained: Sequence[Record], kept: Sequence[bytes]) -> Iterator[Needle]:
-    """Yield the names of groups of which nothing is left, one victim each."""
-    left = {record.id.split("\x1f")[0] for record in retained}
-    gone = {victim.id.split("\x1f")[0]: victim for victim in victims if "\x1f" in victim.id}
-    for group, victim in gone.items():
-        if group and group not in left:
-            for name in _forms(group):
-                if len(name) >= RAW_ID:
-                    apart = HEX if set(name) <= set(HEX) else b""
-                    yield Needle(victim.id, "the group", name, tuple(k for k in kept if name in k), apart=apart)
+    """Yield the names of groups of which nothing is left, for one victim each; short ones would hit by chance."""
+    gone = {victim.id.split(SEPARATOR)[0]: victim for victim in victims if SEPARATOR in victim.id}
+    left = {record.id.split(SEPARATOR)[0] for record in retained}
+    for group in gone.keys() - left:
+        for name in _forms(group):
+            if len(name) >= RAW_ID:
+                yield _raw(gone[group], "the group", name, kept)
+
+
+def _raw(victim: Record, what: str, name: bytes, kept: Sequence[bytes]) -> Needle:
+    apart = HEX if set(name) <= set(HEX) else b""
+    return Needle(victim.id, what, name, tuple(k for k in kept if name in k), apart=apart)
 
 
 def _declared(evidence: Evidence) -> list[bytes]:

@@ -337,3 +337,20 @@ def test_an_excuse_may_reach_over_the_edge_of_a_window(tmp_path: Path, monkeypat
         for before in range(50):
             path.write_bytes(b"." * before + raw + b"." * 30)
             assert len(Search([needle]).in_file(path)) == hits, (raw, before)
+
+
+def test_a_group_of_which_nothing_is_left(tmp_path: Path, place: Path) -> None:
+    """Its name is looked for too, unless it is short, or a retained record has it."""
+    gone = [victim("somebody\x1frow-1", text="x"), victim("some\x1frow-2", text="x"), victim("\x1frow-3", text="x")]
+    (place / "log").write_bytes(b"of somebody, of some")
+    hit = [("the group of deleted record 'somebody\\x1frow-1' is in deep/log", "deep/log")]
+    assert told(tmp_path, *gone) == hit
+    other = victim("somebody\x1frow-9", text="y")
+    assert told(tmp_path, *gone, retained=[other]) == []
+
+
+@pytest.mark.parametrize("form", [str.encode, lambda name: json.dumps(name).encode()], ids=["raw", "JSON"])
+def test_an_id_that_json_escapes_is_found_either_way(tmp_path: Path, place: Path, form: Callable[[str], bytes]) -> None:
+    name = 'so\x1fme "body"'
+    (place / "log").write_bytes(b".." + form(name) + b"..")
+    assert told(tmp_path, victim(name, text="x")) == [(f"the id of deleted record {name!r} is in deep/log", "deep/log")]
