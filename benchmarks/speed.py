@@ -43,7 +43,7 @@ def training(rows: pd.DataFrame) -> Figure:
     right = figure.add_axes((0.67, 0.155, 0.2, 0.645), xlabel="Accuracy, ours minus stock, points")
     for axes, metric, form in ((left, FASTER, "{:.2f}"), (right, CLOSER, "{:+.1f}")):
         some = found[found["metric"] == metric]
-        for place, mode in enumerate(MODES):
+        for place, mode in enumerate(mode for mode in MODES if (found["mode"] == mode).any()):
             here = some[some["mode"] == mode]
             y = [cases.index(case) + 0.2 * (place - 1.2) for case in _cases(here)]
             _points(axes, here, y, MODES[mode], mode, form)
@@ -55,7 +55,7 @@ def training(rows: pd.DataFrame) -> Figure:
     furthest = float(found[found["metric"] == CLOSER]["value"].abs().max())
     if furthest == furthest:
         right.set_xlim(-3 * max(furthest, 0.5), 3 * max(furthest, 0.5))
-    figure.legend(*left.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.865, 0.81), fontsize=9.5)
+    figure.legend(*left.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.26, 0.87), ncols=4)
     return figure
 
 
@@ -76,7 +76,8 @@ def ablation(rows: pd.DataFrame) -> Figure:
     subtitle = (
         f"{data}, {first['model']}, {first['shards']} shards x {first['slices']} slices · whole: {first['against']}"
     )
-    figure = page("What each part of the engine is worth", f"{subtitle} · mean and 95% interval, n = {int(first['n'])}")
+    spread = f"mean and 95% interval, n = {int(first['n'])}" if first["n"] > 1 else "one run each, no interval"
+    figure = page("What each part of the engine is worth", f"{subtitle} · {spread}")
     axes = figure.add_axes((0.3, 0.155, 0.6, 0.675), xscale="log", xlabel="Times the whole engine's seconds")
     _points(axes, found, list(range(len(found))), MODES["fast, bfloat16"], "", "{:.2f}")
     axes.axvline(1.0, color=GREY, lw=1)

@@ -72,7 +72,8 @@ class Statement:
                 raise RunError(
                     f"{folder} is an export of format {version!r}, this version reads {FORMAT}; export it anew"
                 )
-            told = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()})  # type: ignore[arg-type]
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+            told = cls(**fields)
             files = {str(name): bytes.fromhex(digest).hex() for name, digest in told.files.items()}
             return replace(told, files=files, entry=int(told.entry), order=tuple(map(int, told.order)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -104,7 +105,8 @@ def export(
     PeftModel.from_pretrained loads it: the adapters of all stages in one, float32, on the union of their layers; the head is
     linear on the features that the card tells, ``weight`` (classes, hidden) and ``bias`` (classes,).
     ``base``: the name under which others load the base model, the run's by default. Raises OfflineError if the shard serves
-    nothing, RunError for a shard that is not there, a run with full fine-tuning, a folder that exists or cannot be written.
+    nothing, RunError for a shard that is not there, a run with full fine-tuning, a base model that is a folder and has no
+    ``base``, a folder that exists or cannot be written.
     """
     from s3t.describing import base_model, check_model
 
@@ -117,7 +119,8 @@ def export(
         chain = _chain(run, facts, shard)
         model = backbone or base_model(run.config.model["name"])
         check_model(run.config, model)
-        files = _files(run, facts, chain, model, base or run.config.model["name"])
+        name = base or _public(run)
+        files = _files(run, facts, chain, model, name)
         if certificate is not None:
             files[CERTIFICATE] = _certificate(certificate)
         told = Statement(
@@ -129,7 +132,7 @@ def export(
             nodes=tuple(fact.key for fact in chain.nodes),
             rows=chain.nodes[-1].rows,
             kernel=run.config.kernel,
-            model=base or run.config.model["name"],
+            model=name,
             model_digest=run.config.model["digest"],
             classes=run.config.classes,
             files={},
@@ -217,6 +220,14 @@ def _files(run: Run, facts: Facts, chain: Chain, model: Backbone, base: str) -> 
         raise RunError(f"two adapters of {run.path} are on the same layer, which one standard adapter cannot hold")
     config = config_bytes(whole, model.family, run.config.recipe, base, task="FEATURE_EXTRACTION")
     return {ADAPTER["lora"]: tensor_bytes(tensors), CONFIG: config, HEAD: tensor_bytes(state.head)}
+
+
+def _public(run: Run) -> str:
+    """Return the base model's name as the run has it. RunError if that is a folder of this machine."""
+    name = str(run.config.model["name"])
+    if Path(name).is_dir() or Path(name).is_absolute():
+        raise RunError(f"the base model is a folder here, {name}; say under which name others load it, with --base")
+    return name
 
 
 def _certificate(path: Path) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import shutil
 import warnings
@@ -275,3 +276,14 @@ def test_a_push_without_a_connection(run: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path / "out"), "--push", "me/shard"])
     assert done.exit_code == 2 and done.stdout == ""
     assert "error: 'me/shard' was not uploaded:" in done.stderr and check(tmp_path / "out").hit is None
+
+
+def test_a_folder_of_this_machine_is_not_told(tmp_path: Path, tiny: Backbone) -> None:
+    """A base model without a public name needs one."""
+    here = dataclasses.replace(tiny, name=str(tmp_path / "models" / "own"))
+    S3T(tmp_path / "run", Layout(1, 2, 1), classes=CLASSES, model=here, recipe=RECIPE, key=KEY).fit(RECORDS)
+    with pytest.raises(RunError, match=r"the base model is a folder here, .*own; say under which name"):
+        export(tmp_path / "run", 0, tmp_path / "out", backbone=here)
+    assert not (tmp_path / "out").exists()
+    assert export(tmp_path / "run", 0, tmp_path / "out", base="me/own", backbone=here).model == "me/own"
+    assert not [p for p in (tmp_path / "out").iterdir() if str(tmp_path).encode() in p.read_bytes()]

@@ -7,6 +7,7 @@ import pytest
 from s3t.data.tasks import OTHER_KINDS, TASKS, find_task, metrics_of
 from s3t.errors import DataError
 from s3t.metrics import METRICS, measure
+from s3t.records import Dataset, Record
 
 
 def test_metrics_of_a_table_worked_by_hand() -> None:
@@ -31,6 +32,8 @@ def test_what_cannot_be_measured() -> None:
 def test_every_task_has_metrics_that_exist() -> None:
     assert {name for task in TASKS.values() for name in task.metrics} <= set(METRICS)
     assert metrics_of("glue/mrpc") == ("f1", "accuracy") and metrics_of("trec6") == ("accuracy",)
+    part = Dataset("glue/cola", ("0", "1"), (Record("a", {"text": "x"}, 0), Record("b", {"text": "y"}, 1)), (), ())
+    assert metrics_of(part.subset(1, 0, 0).name) == ("matthews",)
 
 
 def test_names_of_tasks() -> None:

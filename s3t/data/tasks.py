@@ -62,5 +62,6 @@ def find_task(name: str) -> Task | None:
 
 
 def metrics_of(data: str) -> tuple[str, ...]:
-    """Return the official metrics of a data set by name, accuracy for what belongs to no benchmark."""
-    return TASKS[data].metrics if data in TASKS else ("accuracy",)
+    """Return the official metrics of a data set, or of a part of it, by name; accuracy for what belongs to no benchmark."""
+    whole = data.partition("[")[0]  # a part is called glue/mrpc[800]
+    return TASKS[whole].metrics if whole in TASKS else ("accuracy",)
