@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import s3t.data
+from s3t import S3T
 from s3t.cli import app
 from s3t.data.splits import three_way
 from s3t.errors import DataError
 from s3t.partition import slot, tag
-from s3t.records import Layout, grouped, owner
+from s3t.records import Layout, Recipe, Record, grouped, owner
 from verify import derive
 
 KEY = bytes(range(32))
@@ -96,7 +97,7 @@ def test_one_request_removes_a_person(table: Path, tmp_path: Path) -> None:
 
 def test_residue_of_a_group_is_found_in_any_form(tmp_path: Path) -> None:
     """Raw, and as JSON writes the separator; the group's name alone too, unless somebody retained has it."""
-    from s3t.records import Record
+
     from verify.residue import search
 
     gone, kept = (Record(grouped(who, "row-1"), {"text": "x"}, 0) for who in ("somebody", "another one"))
@@ -111,3 +112,12 @@ def test_residue_of_a_group_is_found_in_any_form(tmp_path: Path) -> None:
     assert search(folder, [gone], [kept, also])[0].verdict.value == "HOLDS"
     (folder / "log").write_bytes(forms["json"])
     assert search(folder, [gone], [kept, also])[0].verdict.value == "VIOLATED"
+
+
+def test_a_name_that_begins_another_is_not_it(tmp_path: Path) -> None:
+    records = [Record(grouped(who, str(i)), {"text": f"{who} {i}"}, i % 2) for who in ("ann", "anna") for i in range(4)]
+    system = S3T(tmp_path / "run", Layout(1, 1, 1), classes=("a", "b"), model="tiny", recipe=Recipe(rank=2, epochs=1))
+    system.fit(records)
+    assert system.members("ann") == [record.id for record in records[:4]]
+    system.delete(system.members("ann"))
+    assert system.ids() == system.members("anna") == [record.id for record in records[4:]]
