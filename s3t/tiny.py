@@ -64,7 +64,9 @@ def _decoder(t: Any, family: str, size: dict[str, Any]) -> Any:
             "n_head": 2,
             "n_positions": 66,
         }
-        return t.GPT2Model(t.GPT2Config(vocab_size=VOCABULARY, **shape, attn_implementation="sdpa"))
+        return t.GPT2Model(
+            t.GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, **shape, attn_implementation="sdpa")
+        )
     name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[family]
     heads = {"num_key_value_heads": 1} | ({"head_dim": size["hidden_size"] // 2} if family == "qwen3" else {})
     return getattr(t, f"{name}Model")(getattr(t, f"{name}Config")(**size, **heads))
