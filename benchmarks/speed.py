@@ -25,7 +25,7 @@ MODES = {
     "fast, bfloat16, 2 workers": "#1e8e3e",
 }
 """S3T's modes as benchmarks name them, and their colours."""
-KERNELS = {"fast-1:float32": "fast, float32", "fast-1:bfloat16": "fast, bfloat16"}
+PRECISIONS = ("float32", "bfloat16")
 GREY = "#555555"
 
 
@@ -103,8 +103,9 @@ def serving(rows: pd.DataFrame) -> Figure:
     for number, state in enumerate(dict.fromkeys(found["state"])):
         axes = figure.add_axes((0.17 + 0.37 * number, 0.155, 0.32, 0.61), xscale="log", xlabel="Times faster")
         axes.set_title(state, loc="left", size=12, color=GREY)
-        for place, (kernel, mode) in enumerate(KERNELS.items()):
-            here = found[(found["state"] == state) & (found["mode"] == kernel)]
+        for place, precision in enumerate(PRECISIONS):
+            mode, kernel = f"fast, {precision}", found["mode"].str.fullmatch(rf"fast-\d+:{precision}")
+            here = found[(found["state"] == state) & kernel]
             y = [cases.index(name) + 0.3 * (place - 0.5) for name in here["name"]]
             _points(axes, here, y, MODES[mode], mode, "{:.2f}")
         axes.axvline(1.0, color=GREY, lw=1)

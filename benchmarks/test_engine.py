@@ -174,7 +174,7 @@ def _stock(bench: Workbench, tuned: dict[str, Any], case: Comparison) -> list[St
         plan = s3t_plan(layout, recipe, bench.backbone.layers)
         examples = text_examples(bench.backbone, dataset.train, recipe)
         records, few = bench.profile.engine_tuning, [Options(), Options("bfloat16", True)]
-        few += [Options("bfloat16", True, half_base=True)]
+        few += [Options("bfloat16", True, half_base=True, attention=attention) for attention in ("sdpa", "eager")]
         rounds, options = (2, grid(recipe)) if bench.profile.engine_grid else (1, few)
         base, classes = text_base(bench.backbone), len(dataset.classes)
         found = tune(base, plan, recipe, examples, classes, options=options, records=records, rounds=rounds)

@@ -7,11 +7,13 @@ Workers never see the run's databases; they get rows and parents with the assign
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,7 @@ _here: dict[str, Any] = {}
 
 def _begin(name: str, device: str, digest: str, threads: int, cache_bytes: int, folder: str) -> None:
     torch.set_num_threads(threads)
+    Finalize(None, os._exit, (0,), exitpriority=0)  # taking all modules apart would take two seconds, and give nothing
     _here["failure"] = None
     try:
         _here["backbone"] = load(name, torch.device(device))

@@ -80,12 +80,14 @@ def _moved(model: Classifier, before: dict[str, Tensor]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "options", [Options(), Options("bfloat16", True), Options("bfloat16", half_base=True)], ids=lambda o: o.name
+    "options",
+    [Options(), Options("bfloat16", True), Options("bfloat16", half_base=True, attention="eager")],
+    ids=lambda o: o.name,
 )
 def test_each_stage_trains_its_block_and_the_head_alone(
     base: Base, examples: list[dict[str, Any]], tmp_path: Path, options: Options
 ) -> None:
-    model = Classifier(base.in_bfloat16() if options.half_base else base, RECIPE, 3)
+    model = Classifier(base.prepared(options), RECIPE, 3)
     frozen = copy.deepcopy(base.model.state_dict())
     for stage in PLAN.stages:
         model.grow(stage)
@@ -250,6 +252,7 @@ def test_an_empty_slice_trains_nothing(base: Base, examples: list[dict[str, Any]
             {"precision": "bfloat1"},
             r"precision='bfloat1' is unknown \(did you mean 'bfloat16'\?\); choose from float32, bfloat16",
         ),
+        ({"attention": "flash"}, "attention='flash' is unknown; choose from sdpa, eager"),
         ({"workers": -1}, "workers=-1 is not possible"),
         ({"half_base": True}, "half_base=True needs precision='bfloat16', not 'float32'"),
         ({"batch_size": 0}, "batch_size=0 is not possible: give a whole number of at least 1"),
@@ -288,7 +291,7 @@ def test_tuning_takes_the_fastest_of_the_same_schedule(base: Base, examples: lis
 
 def test_the_grid_covers_every_combination() -> None:
     found = grid(RECIPE)
-    assert len(found) == len(set(found)) == 3 * 2 * 2 + 3 * 2
+    assert len(found) == len(set(found)) == 3 * 2 * 2 * 2 + 3 * 2 * 2
     assert {o.batch_size for o in found} == {None, 8}
     assert not any(o.group_by_length for o in grid(RECIPE, by_length=False))
 

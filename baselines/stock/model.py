@@ -20,6 +20,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from baselines.stock.options import Options
 from s3t.backbone import Family
 from s3t.blocks import lora_config
 from s3t.errors import IsolationError, LayoutError
@@ -48,9 +49,18 @@ class Base:
     collate: Callable[[list[Any]], dict[str, Any]]
     by_length: bool
 
-    def in_bfloat16(self) -> Base:
-        """Return the base with its weights in bfloat16, as models are commonly loaded for autocast."""
-        return dataclasses.replace(self, model=copy.deepcopy(self.model).to(torch.bfloat16))
+    def prepared(self, options: Options) -> Base:
+        """Return the base as ``options`` want it: weights in bfloat16, as models are commonly loaded for autocast, and
+        attention; itself if it is that already.
+        """
+        model: Any = self.model
+        attention = model.config._attn_implementation != options.attention
+        if not (attention or options.half_base):
+            return self
+        model = copy.deepcopy(model)
+        if attention:
+            model.set_attn_implementation(options.attention)
+        return dataclasses.replace(self, model=model.to(torch.bfloat16) if options.half_base else model)
 
     def check(self, plan: Plan) -> None:
         """Raise LayoutError unless every stage of ``plan`` is a LoRA block of its own on layers of this model."""

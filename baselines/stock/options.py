@@ -1,4 +1,4 @@
-"""What a user of the Trainer may turn without changing the schedule: precision, batches by length, loader workers."""
+"""What a user of the Trainer may turn without changing the schedule: precision, attention, batches by length, workers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from s3t.errors import RecipeError, did_you_mean
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+Attention = Literal["sdpa", "eager"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Options:
     ``precision``: bfloat16 is autocast. ``half_base``: the frozen weights are bfloat16 too, which saves casting them at every
     step; what is trained stays in float32. ``group_by_length``: batches of rows of similar length, within
     the Trainer's windows. ``workers``: processes that load and collate, 0 for none. ``batch_size`` None: the recipe's; another
-    one changes the optimization. Raises RecipeError for anything else.
+    one changes the optimization. ``attention``: transformers' implementation; sdpa is what it loads, but backward in bfloat16
+    on a CPU it takes most of the time, and eager is then the faster. Raises RecipeError for anything else.
     """
 
     precision: Precision = "float32"
@@ -26,11 +28,16 @@ class Options:
     workers: int = 0
     batch_size: int | None = None
     half_base: bool = False
+    attention: Attention = "sdpa"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            hint = did_you_mean(str(self.precision), PRECISIONS)
-            raise RecipeError(f"precision={self.precision!r} is unknown{hint}; choose from {', '.join(PRECISIONS)}")
+        for name, word, known in (
+            ("precision", self.precision, PRECISIONS),
+            ("attention", self.attention, get_args(Attention)),
+        ):
+            if word not in known:
+                hint = did_you_mean(str(word), known)
+                raise RecipeError(f"{name}={word!r} is unknown{hint}; choose from {', '.join(known)}")
         if self.half_base and self.precision != "bfloat16":
             raise RecipeError(f"half_base=True needs precision='bfloat16', not {self.precision!r}")
         for name, value, least in (("workers", self.workers, 0), ("batch_size", self.batch_size, 1)):
@@ -43,6 +50,8 @@ class Options:
         parts = [str(self.precision)]
         if self.half_base:
             parts.append("bfloat16 base")
+        if self.attention != "sdpa":
+            parts.append(f"{self.attention} attention")
         if self.group_by_length:
             parts.append("by length")
         if self.workers:

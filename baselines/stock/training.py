@@ -137,7 +137,7 @@ def fit(
     if options.group_by_length and not base.by_length:
         raise RecipeError("group_by_length=True asks for examples with token ids; leave it out for images")
     began = time.perf_counter()
-    base = base.in_bfloat16() if options.half_base else base
+    base = base.prepared(options)
 
     def chain(shard: int, index: int) -> ChainRun:
         model = functools.partial(Classifier, base, recipe, classes)

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from baselines.stock.model import Base, Classifier
-from baselines.stock.options import Options, Precision
+from baselines.stock.options import Attention, Options, Precision
 from baselines.stock.training import Examples, own_randomness, train_stage
 from s3t.errors import DataError
 from s3t.plan import Plan
@@ -45,12 +46,13 @@ class Tuned:
 
 
 def grid(recipe: Recipe, *, by_length: bool = True, workers: Sequence[int] = (0, 2)) -> list[Options]:
-    """Return precision (float32, bfloat16, bfloat16 with a bfloat16 base) x grouping by length x workers at the recipe's
-    batch size, then twice that size."""
+    """Return precision (float32, bfloat16, bfloat16 with a bfloat16 base) x attention (sdpa, eager) x grouping by length x
+    workers at the recipe's batch size, then twice that size."""
     kinds: tuple[tuple[Precision, bool], ...] = (("float32", False), ("bfloat16", False), ("bfloat16", True))
+    grouping = (False, True) if by_length else (False,)
     found = [
-        Options(precision, grouped, count, half_base=half)
-        for (precision, half), grouped, count in product(kinds, (False, True) if by_length else (False,), workers)
+        Options(precision, grouped, count, half_base=half, attention=attention)
+        for (precision, half), attention, grouped, count in product(kinds, get_args(Attention), grouping, workers)
     ]
     double = 2 * recipe.batch_size
     return [*found, *(replace(o, batch_size=double) for o in found if o.workers == workers[0])]
@@ -113,7 +115,7 @@ def _speed(
     seed: int,
 ) -> float:
     once, seconds = replace(recipe, epochs=1.0), 0.0
-    base = base.in_bfloat16() if options.half_base else base
+    base = base.prepared(options)
     with own_randomness(seed):
         model = Classifier(base, once, classes)
         for stage in plan.stages:

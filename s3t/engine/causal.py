@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from s3t.backbone import Backbone, Encoded
+from s3t.engine.attention import attention, fused_attention, on_gpu
 from s3t.engine.encoder import Encoder, Lean
-from s3t.engine.layers import Block, Deltas, Linear, RMSNorm, attention, fused_attention, on_gpu, plus
+from s3t.engine.layers import Block, Deltas, Linear, RMSNorm, plus
 from s3t.engine.mode import Precision
 from s3t.errors import ModelError
 

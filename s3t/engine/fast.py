@@ -1,4 +1,4 @@
-"""Kernel fast-1: one node from its parent, its rows, its batches, its recipe and its seeds, faster than the reference.
+"""Kernel fast-2: one node from its parent, its rows, its batches, its recipe and its seeds, faster than the reference.
 
 What differs from kernel 2 (docs/DERIVATION.md, "Numeric kernel") is stated in docs/ENGINE.md, rule by rule: activations of the
 layers below every adapter come from :mod:`s3t.engine.activations`, adapters of earlier stages are merged into the frozen

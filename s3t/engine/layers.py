@@ -1,9 +1,7 @@
 """One transformer layer with frozen weights, lean: few large operations, and no gradient for what does not learn.
 
 Matrix products use a weight in both layouts (row-major for the backward pass, transposed for the forward one), which is what
-the processor's matrix units read fastest. Attention is written out: of small, padded batches PyTorch's fused attention takes
-ten times longer backward in bfloat16 (docs/ENGINE.md has the figures). On a GPU bfloat16 goes through PyTorch's fused one,
-which there is the faster and, with deterministic algorithms on, deterministic; and a weight is kept in one layout.
+the processor's matrix units read fastest; on a GPU a weight is kept in one. Attention has its module (s3t.engine.attention).
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from s3t.engine.attention import attention
 
 PROJECTIONS = ("q", "k", "v", "o", "up", "down")
 """The linear maps of a layer that can carry an adapter, in the order in which models define them."""
@@ -170,31 +170,6 @@ class Layer:
         return [*(t for linear in (self.qkv, self.o, self.up, self.down) for t in linear.tensors()), *norms]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int) -> Tensor:
-    """Attend within each row of a batch: q, k, v and the result have shape (batch x tokens, hidden).
-
-    k and v may have another number of tokens than q and the result.
-    """
-    if bias is None and on_gpu(q):
-        return fused_attention(q, k, v, batch, heads)
-    context: Tensor = _Attention.apply(q, k, v, bias, batch, heads)  # type: ignore[no-untyped-call]
-    return context
-
-
-def on_gpu(q: Tensor) -> bool:
-    """Say whether attention of ``q`` without a bias is left to :func:`fused_attention`."""
-    return q.is_cuda and q.dtype is torch.bfloat16
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, batch: int, heads: int, *, causal: bool = False) -> Tensor:
-    """Attend as :func:`attention` does, by PyTorch's fused kernel; ``causal``: to oneself and what stands before.
-
-    With deterministic algorithms on, which all training here has, PyTorch takes deterministic kernels alone.
-    """
-    q, k, v = (y.reshape(batch, -1, heads, y.shape[1] // heads).transpose(1, 2) for y in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).reshape(-1, heads * q.shape[3])
-
-
 def plus(y: Tensor, delta: Delta | None, x: Tensor) -> Tensor:
     """Return ``y``, with what an adapter makes of ``x`` if there is one."""
     return y if delta is None else y + delta(x)
@@ -210,60 +185,3 @@ class _FrozenLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         return (grads[0] @ weight if ctx.needs_input_grad[0] else None), None, None, None
-
-
-class _Attention(torch.autograd.Function):
-    """softmax(q k' / sqrt(size) + bias) v per head; the softmax in float32, its result in the precision of q."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int) -> Tensor:
-        q, k, v = (_by_head(y, batch, heads) for y in (q, k, v))
-        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(q.shape[2] ** -0.5)
-        if bias is not None:
-            scores = scores.view(batch, heads, *scores.shape[1:]).add_(bias).view(scores.shape)
-        weights = _softmax(scores)
-        low = weights.to(q.dtype)
-        ctx.save_for_backward(q, k, v, low)
-        ctx.batch = batch
-        return _by_row(torch.bmm(low, v), batch)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = ctx.saved_tensors
-        batch = ctx.batch
-        grad = _by_head(grads[0], batch, q.shape[0] // batch)
-        to_weights = torch.bmm(grad, v.transpose(1, 2)).float()
-        wide = weights.float()
-        to_weights -= (to_weights * wide).sum(-1, keepdim=True)
-        to_scores = to_weights.mul_(wide).mul_(q.shape[2] ** -0.5).to(q.dtype)
-        return (
-            _by_row(torch.bmm(to_scores, k), batch),
-            _by_row(torch.bmm(to_scores.transpose(1, 2), q), batch),
-            _by_row(torch.bmm(weights.transpose(1, 2), grad), batch),
-            None,
-            None,
-            None,
-        )
-
-
-SHORT = 16
-"""Rows shorter than a vector register: there PyTorch's softmax works number by number."""
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    if scores.shape[-1] >= SHORT or scores.device.type != "cpu":
-        return torch.softmax(scores, -1)
-    raised = (scores - scores.amax(-1, keepdim=True)).exp_()
-    return raised.div_(raised.sum(-1, keepdim=True))
-
-
-def _by_head(y: Tensor, batch: int, heads: int) -> Tensor:
-    """(batch x tokens, hidden) -> (batch x heads, tokens, size), contiguous."""
-    y = y.reshape(batch, -1, heads, y.shape[1] // heads).transpose(1, 2)
-    return y.reshape(-1, y.shape[2], y.shape[3])
-
-
-def _by_row(y: Tensor, batch: int) -> Tensor:
-    """(batch x heads, tokens, size) -> (batch x tokens, hidden)."""
-    heads = y.shape[0] // batch
-    return y.view(batch, heads, y.shape[1], y.shape[2]).transpose(1, 2).reshape(-1, heads * y.shape[2])

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from s3t.backbone import Backbone
+from s3t.engine.attention import attention
 from s3t.engine.encoder import Encoder, Lean
-from s3t.engine.layers import Block, Deltas, Layer, attention, plus
+from s3t.engine.layers import Block, Deltas, Layer, plus
 from s3t.engine.mode import Precision
 
 PRENORM: dict[str, Lean] = {

@@ -163,7 +163,7 @@ def serving() -> list[Row]:
     about: dict[str, Any] = {"question": "serving", "profile": "quick", "method": "s3t", "kind": "measured", "n": 3}
     about |= {"shards": 5, "slices": 3, "budget": 3, "data": "made", "model": "minilm", "unit": "ratio"}
     about |= {"metric": "times faster than separate passes", "value": 1.5}
-    cases = itertools.product(("healthy", "half of the slots hit"), ("fast-1:float32", "fast-1:bfloat16"), (1, 8))
+    cases = itertools.product(("healthy", "half of the slots hit"), ("fast-2:float32", "fast-2:bfloat16"), (1, 8))
     extras = [{"mode": mode, "rows": rows, "tokens": 12, "state": state} for state, mode, rows in cases]
     return [Row(**about, extra=extra) for extra in extras]
 

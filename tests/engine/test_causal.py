@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from s3t.engine.attention import attention, fused_attention
 from s3t.engine.causal import Decoder, DecoderLayer
 from s3t.engine.encoder import Encoder
 from s3t.engine.fast import encode
-from s3t.engine.layers import attention, fused_attention
 from s3t.errors import ModelError, RecipeError
 
 Make = Callable[..., Any]

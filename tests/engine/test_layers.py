@@ -13,7 +13,6 @@ from s3t.backbone import Backbone, load, pooled
 from s3t.engine.activations import Activations, activate, gather
 from s3t.engine.encoder import LEAN, Encoder
 from s3t.engine.fast import encode
-from s3t.engine.layers import attention
 from s3t.errors import ModelError, RecipeError
 
 TEXTS = [{"text": text} for text in ("what is it ?", "who was the first man on the moon in 1969 ?", "no", "a b c")]
@@ -41,30 +40,6 @@ def test_each_family_from_every_depth(family: str, precision: Any, texts: list[d
             ours = encode(encoder, encoder.layers[depth:], depth, hidden, lengths, {})
         assert ours.dtype == torch.float32
         assert _apart(ours, theirs) < TOLERANCE[precision]
-
-
-@pytest.mark.parametrize("tokens", [5, 20])
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_is_differentiated_right(tokens: int, masked: bool) -> None:
-    """Against numeric differences, in float64 but for the softmax, which is float32 by definition."""
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2 * tokens, 6, dtype=torch.float32, requires_grad=True) for _ in range(3))
-    bias = torch.zeros(2, 1, 1, tokens)
-    if masked:
-        bias[1, :, :, tokens - 2 :] = float("-inf")
-    whole = attention(q, k, v, bias if masked else None, 2, 3)
-    weight = torch.randn_like(whole)
-    ours = torch.autograd.grad((whole * weight).sum(), [q, k, v])
-
-    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        split = [y.view(2, tokens, 3, 2).transpose(1, 2) for y in (q, k, v)]
-        out = torch.nn.functional.scaled_dot_product_attention(*split, attn_mask=bias)
-        return out.transpose(1, 2).reshape(-1, 6)
-
-    theirs = torch.autograd.grad((plain(q, k, v) * weight).sum(), [q, k, v])
-    torch.testing.assert_close(whole, plain(q, k, v), rtol=1e-5, atol=1e-6)
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

@@ -10,7 +10,7 @@ from s3t.errors import RecipeError
 
 
 def test_a_kernels_name_gives_its_mode_back() -> None:
-    assert [m.kernel for m in MODES] == ["2", "fast-1:float32", "fast-1:bfloat16"]
+    assert [m.kernel for m in MODES] == ["2", "fast-2:float32", "fast-2:bfloat16"]
     assert [Mode.of(m.kernel) for m in MODES] == list(MODES)
     assert Mode.of("3") is None
 

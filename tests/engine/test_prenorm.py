@@ -11,10 +11,10 @@ from transformers import ViTConfig, ViTModel
 
 from baselines.stock.images import Preprocess
 from s3t.backbone import load
+from s3t.engine.attention import attention, fused_attention
 from s3t.engine.encoder import Encoder
 from s3t.engine.fast import encode, train_node_fast
 from s3t.engine.images import ImageBackbone, Picture, image_backbone, with_flips
-from s3t.engine.layers import attention, fused_attention
 from s3t.engine.prenorm import PreNormEncoder
 from s3t.errors import DataError, ModelError
 from s3t.plan import s3t_plan

@@ -65,15 +65,15 @@ def test_a_row_says_yes_no_or_why_it_was_not_run() -> None:
         ("foreach AdamW", "training", "yes"),
         ("adapters merged into the weights", "inference", "no"),
         ("16 tokens more padding", "training", "no"),
-        ("fast-1:float32: run again, with dropout", "training", "yes"),
-        ("fast-1:float32: activations kept in memory", "training", "yes"),
-        ("fast-1:float32: activations kept in files", "training", "yes"),
-        ("fast-1:float32, not the reference", "training", "no"),
-        ("fast-1:float32, not the reference", "inference", "no"),
-        ("fast-1:bfloat16: run again", "inference", "yes"),
-        ("fast-1:bfloat16: activations kept in files", "training", "yes"),
-        ("fast-1:bfloat16, not the reference", "inference", "no"),
-        ("fast-1:bfloat16, not float32", "training", "no"),
+        ("fast-2:float32: run again, with dropout", "training", "yes"),
+        ("fast-2:float32: activations kept in memory", "training", "yes"),
+        ("fast-2:float32: activations kept in files", "training", "yes"),
+        ("fast-2:float32, not the reference", "training", "no"),
+        ("fast-2:float32, not the reference", "inference", "no"),
+        ("fast-2:bfloat16: run again", "inference", "yes"),
+        ("fast-2:bfloat16: activations kept in files", "training", "yes"),
+        ("fast-2:bfloat16, not the reference", "inference", "no"),
+        ("fast-2:bfloat16, not float32", "training", "no"),
     ],
 )
 def test_conditions_that_are_known(bench: c.Bench, name: str, what: str, same: str) -> None:
@@ -100,18 +100,18 @@ def test_conditions_that_change_something_change_what_they_say(bench: c.Bench) -
 
 def test_the_fast_engine_is_near_the_reference(bench: c.Bench) -> None:
     named = by_name(bench)
-    for name, training, inference in (("fast-1:float32", 1e-4, 1e-5), ("fast-1:bfloat16", 0.5, 0.05)):
+    for name, training, inference in (("fast-2:float32", 1e-4, 1e-5), ("fast-2:bfloat16", 0.5, 0.05)):
         for what, most in (("training", training), ("inference", inference)):
             row = compare(named[f"{name}, not the reference", what], "tiny-3")
             assert row.max_relative is not None and 0 < row.max_relative < most, row
 
 
 def test_rows_of_the_fast_engine_are_about_both_precisions(bench: c.Bench) -> None:
-    names = [name for name, _ in by_name(bench) if name.startswith("fast-1")]
+    names = [name for name, _ in by_name(bench) if name.startswith("fast-2")]
     assert {name.replace("bfloat16", "float32") for name in names if ", not float32" not in name} == {
         name for name in names if "bfloat16" not in name
     }
-    assert len(c.kept(bench, "fast-1:float32", 0)) == len(c.nodes(bench, "2")) == 10
+    assert len(c.kept(bench, "fast-2:float32", 0)) == len(c.nodes(bench, "2")) == 10
 
 
 def test_a_step_in_parts_is_the_same_step_but_for_rounding(bench: c.Bench) -> None:
@@ -155,7 +155,7 @@ def test_tensors_of_another_process_are_read_back(tmp_path: Path, bench: c.Bench
     out = tmp_path / "tensors.safetensors"
     assert main(["--model", "tiny-3", "--tensors", str(out)]) == 0
     assert compare(Condition("x", "training", lambda: c.kernel(bench), lambda: load_file(out)), "m").same == "yes"
-    name = "fast-1:bfloat16"
+    name = "fast-2:bfloat16"
     assert main(["--model", "tiny-3", "--tensors", str(out), "--kernel", name]) == 0
     assert compare(Condition("x", "training", lambda: c.nodes(bench, name), lambda: load_file(out)), "m").same == "yes"
 
