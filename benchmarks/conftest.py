@@ -1,4 +1,5 @@
-"""One workbench per session; its rows are written and shown as a table when the benchmarks end, failed ones included."""
+"""One workbench per session; its rows are written after each benchmark, so that a session that is cut keeps what it has,
+failed ones included, and shown as a table at the end."""
 
 from __future__ import annotations
 
@@ -18,12 +19,19 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "rows"
 def bench(
     request: pytest.FixtureRequest, profile: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Workbench]:
-    """Return the session's workbench; writes its rows to ``--rows`` at the end."""
-    workbench = Workbench(PROFILES[profile], tmp_path_factory.mktemp("benchmarks"))
-    yield workbench
-    if workbench.rows:
-        folder = Path(request.config.getoption("--rows") or RESULTS)
-        request.config.stash[ROWS] = workbench.write(folder)
+    """Return the session's workbench."""
+    yield Workbench(PROFILES[profile], tmp_path_factory.mktemp("benchmarks"))
+
+
+@pytest.fixture(autouse=True)
+def _kept(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Write the rows that there are after each benchmark."""
+    yield
+    if "bench" in request.fixturenames:
+        workbench: Workbench = request.getfixturevalue("bench")
+        if workbench.rows:
+            folder = Path(request.config.getoption("--rows") or RESULTS)
+            request.config.stash[ROWS] = workbench.write(folder)
 
 
 @pytest.hookimpl(trylast=True)

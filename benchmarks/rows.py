@@ -143,20 +143,30 @@ class RowSet:
 
 def write(rowset: RowSet, folder: Path) -> Path:
     """Write ``rowset`` to a new file <question>-<profile>-<utc stamp>-<commit8>.json in ``folder``, all or nothing."""
+    return rewrite(rowset, unused(rowset, folder))
+
+
+def unused(rowset: RowSet, folder: Path) -> Path:
+    """Return where :func:`write` would put ``rowset``; the folder is made. Evidence is never overwritten."""
     folder.mkdir(parents=True, exist_ok=True)
     first = rowset.rows[0]
     stamp = re.sub(r"[-:]", "", rowset.header.date)
     stem = f"{first.question}-{first.profile}-{stamp}-{rowset.header.commit[:8]}"
     path, copy = folder / f"{stem}.json", 1
-    while path.exists():  # evidence is never overwritten
+    while path.exists():
         copy += 1
         path = folder / f"{stem}-{copy}.json"
+    return path
+
+
+def rewrite(rowset: RowSet, path: Path) -> Path:
+    """Write ``rowset`` to ``path``, a session's own file that grows with its rows; all or nothing."""
     lines = [
         json.dumps({**asdict(r), "reason": _scrub(r.reason)}, allow_nan=False, ensure_ascii=False) for r in rowset.rows
     ]
     head = json.dumps(asdict(rowset.header), indent=1, allow_nan=False)
     body = ",\n".join(lines)
-    temporary = folder / f".{path.name}.{os.getpid()}"
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     temporary.write_text(f'{{\n"header": {head},\n"rows": [\n{body}\n]}}\n', encoding="utf-8")
     os.replace(temporary, path)
     return path

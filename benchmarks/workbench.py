@@ -18,7 +18,7 @@ from baselines.methods import UNDIVIDED, make_plan
 from benchmarks.flops import Peak
 from benchmarks.metering import Usage, costs
 from benchmarks.profiles import Profile
-from benchmarks.rows import Row, RowSet, header, write
+from benchmarks.rows import Row, RowSet, header, rewrite, unused
 from benchmarks.synthetic import synthetic
 from s3t import data as sources
 from s3t.backbone import Backbone, load
@@ -36,6 +36,7 @@ class Workbench:
         self.rows: list[Row] = []
         self._datasets: dict[str, Dataset] = {}
         self._copies = 0
+        self._files: dict[str, Path] = {}
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -123,10 +124,13 @@ class Workbench:
         self.add(extra={**costs(usage, records=records, flops=flops, peak=peak), **(extra or {})}, **fields)
 
     def write(self, folder: Path) -> list[Path]:
-        """Write the rows, one file per question, and return the files."""
+        """Write the rows, one file per question, and return the files; a session's later rows join those in its files."""
         head = header()
-        questions = dict.fromkeys(row.question for row in self.rows)
-        return [write(RowSet(head, tuple(r for r in self.rows if r.question == q)), folder) for q in questions]
+        for question in dict.fromkeys(row.question for row in self.rows):
+            rows = RowSet(head, tuple(row for row in self.rows if row.question == question))
+            self._files.setdefault(question, unused(rows, folder))
+            rewrite(rows, self._files[question])
+        return list(self._files.values())
 
 
 def describe(

@@ -15,7 +15,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks.profiles import PROFILES
 from benchmarks.rows import Header, Machine, Row, RowSet, header, interval, latest, machine, read, write
+from benchmarks.workbench import Workbench
 from s3t.errors import DataError
 
 MACHINE = Machine("A CPU", 2, None, "Linux", "3.11", "2.13", "5.17", "0.18", 2, "float32")
@@ -71,6 +73,24 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_evidence_is_never_overwritten(tmp_path: Path) -> None:
     first, second = write(rowset(), tmp_path), write(rowset(row(value=0.5)), tmp_path)
     assert first != second and sorted(read(tmp_path)["value"]) == [0.5, 0.75]
+
+
+def test_a_sessions_file_grows_and_another_session_has_its_own(tmp_path: Path) -> None:
+    def row(value: float, question: str = "capacity") -> dict[str, Any]:
+        about = {"method": "s3t", "data": "x", "metric": "m", "unit": "s", "kind": "measured"}
+        return {**about, "question": question, "model": "tiny", "value": value, "n": 1}
+
+    first, second = (Workbench(PROFILES["smoke"], tmp_path) for _ in range(2))
+    assert first.write(tmp_path / "rows") == []
+    first.add(**row(1.0))
+    (path,) = first.write(tmp_path / "rows")
+    first.add(**row(2.0))
+    first.add(**row(5.0, "deletion"))
+    assert first.write(tmp_path / "rows")[0] == path
+    second.add(**row(3.0))
+    (other,) = second.write(tmp_path / "rows")
+    found = read(tmp_path / "rows").groupby("file")["value"].apply(list).to_dict()
+    assert found[path.name] == [1.0, 2.0] and found[other.name] == [3.0] and len(found) == 3
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
