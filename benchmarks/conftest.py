@@ -16,11 +16,9 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "rows"
 
 
 @pytest.fixture(scope="session")
-def bench(
-    request: pytest.FixtureRequest, profile: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Workbench]:
+def bench(request: pytest.FixtureRequest, profile: str, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     """Return the session's workbench."""
-    yield Workbench(PROFILES[profile], tmp_path_factory.mktemp("benchmarks"))
+    return Workbench(PROFILES[profile], tmp_path_factory.mktemp("benchmarks"))
 
 
 @pytest.fixture(autouse=True)

@@ -77,8 +77,8 @@ def test_evidence_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_a_sessions_file_grows_and_another_session_has_its_own(tmp_path: Path) -> None:
     def row(value: float, question: str = "capacity") -> dict[str, Any]:
-        about = {"method": "s3t", "data": "x", "metric": "m", "unit": "s", "kind": "measured"}
-        return {**about, "question": question, "model": "tiny", "value": value, "n": 1}
+        about = {"method": "s3t", "budget": 1, "shards": 1, "slices": 1, "data": "x", "metric": "m", "unit": "s"}
+        return {**about, "kind": "measured", "question": question, "model": "tiny", "value": value, "n": 1}
 
     first, second = (Workbench(PROFILES["smoke"], tmp_path) for _ in range(2))
     assert first.write(tmp_path / "rows") == []
