@@ -27,8 +27,9 @@ from s3t.backbone import Backbone, Encoded, Family
 from s3t.blocks import ModelState
 from s3t.engine.activations import Activations
 from s3t.engine.fast import prefix_depth, train_node_fast
-from s3t.engine.images import image_backbone, with_flips
+from s3t.engine.flips import with_flips
 from s3t.graph import Node, batches, seed
+from s3t.images import image_backbone
 from s3t.plan import Plan, s3t_plan
 from s3t.records import Layout, Recipe
 from s3t.training import Row, Seeds, Task

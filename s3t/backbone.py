@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -30,25 +30,28 @@ It has 6 layers of 32 features; ``tiny-N`` has N layers of 16 (2 for very many s
 """
 
 
-Pooling = Literal["mean", "last"]
+Pooling = Literal["mean", "last", "first"]
 
 
 @dataclass(frozen=True)
 class Family:
     """Where a model class keeps its layers, the suffixes of the modules that LoRA adapts in each of them, and what a row's
-    features are: the mean of the last hidden states over its tokens, or that of its last token (decoders).
+    features are: the mean of the last hidden states over its tokens, that of its last token (decoders), or of its first
+    (the class token of vision transformers).
 
-    ``transposed``: these modules hold (inputs, outputs), as GPT-2's do.
+    ``transposed``: these modules hold (inputs, outputs), as GPT-2's do. ``reads``: text, or images (:mod:`s3t.images`).
     """
 
     layers: str
     targets: tuple[str, ...]
     pooling: Pooling = "mean"
     transposed: bool = False
+    reads: Literal["text", "image"] = "text"
 
 
 _BERT = Family("encoder.layer", ("query", "value"))
 _LLAMA = Family("layers", ("q_proj", "v_proj"), "last")
+_VIT = Family("layers", ("q_proj", "v_proj"), "first", reads="image")
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
     "roberta": _BERT,
@@ -62,6 +65,9 @@ FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "vit": _VIT,
+    "deit": _VIT,
+    "dinov2": Family("encoder.layer", ("q_proj", "v_proj"), "first", reads="image"),
 }
 """Families by the model type of transformers."""
 
@@ -125,8 +131,10 @@ class Backbone:
 
 
 def pooled(model: Callable[..., Any], batch: dict[str, Tensor], pooling: Pooling = "mean") -> Tensor:
-    """Return a batch's features (batch, hidden) from the last hidden states: their mean over real tokens, or the last one."""
+    """Return a batch's features (batch, hidden) from the last hidden states: their mean over real tokens, or one token's."""
     hidden = model(**batch).last_hidden_state
+    if pooling == "first":
+        return cast(Tensor, hidden[:, 0])
     if pooling == "last":
         ends = batch["attention_mask"].sum(1) - 1
         return cast(Tensor, hidden[torch.arange(len(hidden), device=hidden.device), ends])
@@ -165,12 +173,15 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     Raises ModelError if it is unknown, cannot be loaded here, or belongs to no known family.
     """
     device = device or default_device()
-    model, encoder, pad, words = _tiny(name) or _pretrained(name, device)
-    kind = str(model.config.model_type)
-    if kind not in FAMILIES:
-        raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
+    made = _tiny(name) or _pretrained(name, device)
+    if isinstance(made, tuple):
+        from s3t.images import image_backbone
+
+        model, settings = made
+        return image_backbone(model, name, device, settings=settings)
+    model, encoder, pad, words = made.model, made.encoder, made.pad, made.words
     model.requires_grad_(False).eval().to(device)
-    family = FAMILIES[kind]
+    family = FAMILIES[str(model.config.model_type)]
     if family.pooling == "last":
         model.config.use_cache = False  # whole rows are read; nothing is generated
     layers = len(cast(nn.ModuleList, model.get_submodule(family.layers)))
@@ -178,10 +189,21 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     return Backbone(name, model, family, layers, int(model.config.hidden_size), digest, device, encoder, pad)
 
 
-Loaded = tuple[Any, Encoder, dict[str, int], str]
+@dataclass(frozen=True)
+class _Text:
+    """A model with its tokenizer: how to encode, what to pad with, and what identifies the tokenizer."""
+
+    model: Any
+    encoder: Encoder
+    pad: dict[str, int]
+    words: str
 
 
-def _tiny(name: str) -> Loaded | None:
+_Image = tuple[Any, Mapping[str, Any]]
+"""A vision model, and the settings of its image processor."""
+
+
+def _tiny(name: str) -> _Text | _Image | None:
     """Return the tiny model of this name, None if it names none."""
     from s3t.tiny import tiny_model
 
@@ -192,6 +214,8 @@ def _tiny(name: str) -> Loaded | None:
         model, pad = tiny_model("bert", int(kind), 16)
     elif kind != name and kind in FAMILIES:
         model, pad = tiny_model(kind, 4, 16)
+        if FAMILIES[kind].reads == "image":
+            return model, {}
     else:
         return None
 
@@ -203,20 +227,20 @@ def _tiny(name: str) -> Loaded | None:
             rows.append(Encoded({"input_ids": ids}, len(ids)))
         return rows
 
-    return model, encode, {"input_ids": pad}, "crc32 words v1"
+    return _Text(model, encode, {"input_ids": pad}, "crc32 words v1")
 
 
 def _padding(name: str, kind: str, tokenizer: Any) -> int:
     """Return the id to pad with. A decoder that reads its last token never sees the padding behind it, so any id will do."""
     if tokenizer.pad_token_id is not None:
         return int(tokenizer.pad_token_id)
-    if kind in FAMILIES and FAMILIES[kind].pooling == "last":
+    if FAMILIES[kind].pooling == "last":
         return int(tokenizer.eos_token_id or 0)
     raise ModelError(f"model {name!r} has a tokenizer without a padding token; choose one that has it")
 
 
-def _pretrained(name: str, device: torch.device) -> Loaded:
-    from transformers import AutoModel, AutoTokenizer
+def _pretrained(name: str, device: torch.device) -> _Text | _Image:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
     from s3t.data import model_source
@@ -225,7 +249,12 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
     source = str(model_source(name))
     attention = {} if device.type == "cpu" else {"attn_implementation": "eager"}  # on the CPU what the class prefers
     try:
+        kind = str(AutoConfig.from_pretrained(source).model_type)
+        if kind not in FAMILIES:
+            raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
         model = AutoModel.from_pretrained(source, dtype=torch.float32, **attention)
+        if FAMILIES[kind].reads == "image":
+            return model, _processor(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
         hint = did_you_mean(name, ("minilm", "mpnet", TINY))
@@ -234,7 +263,7 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
             f"model {name!r} cannot be loaded{hint}: {first}. Give a pack, a folder or a hub name that is reachable here"
         ) from error
     limit = int(getattr(model.config, "max_position_embeddings", 512)) - 2
-    padding = _padding(name, str(model.config.model_type), tokenizer)
+    padding = _padding(name, kind, tokenizer)
 
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         texts = [str(fields["text"]) for fields in inputs]
@@ -250,4 +279,14 @@ def _pretrained(name: str, device: torch.device) -> Loaded:
     if "token_type_ids" in tokenizer.model_input_names:
         pad["token_type_ids"] = 0
     words = sha256(tokenizer.backend_tokenizer.to_str().encode())
-    return model, encode, pad, words
+    return _Text(model, encode, pad, words)
+
+
+def _processor(source: str) -> Mapping[str, Any]:
+    """Return the settings of a model's image processor, none if it has none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        return cast(Mapping[str, Any], ImageProcessingMixin.get_image_processor_dict(source)[0])
+    except OSError:
+        return {}

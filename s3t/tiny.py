@@ -9,7 +9,7 @@ SEED = 20240616
 
 
 def tiny_model(family: str, layers: int, hidden: int) -> tuple[Any, int]:
-    """Return a model of ``family`` with 2 heads and 64 positions, and the id that it pads with."""
+    """Return a model of ``family`` with 2 heads and 64 positions (images: 16 pixels squared), and the id that it pads with."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -49,6 +49,17 @@ def _make(family: str, layers: int, hidden: int) -> Any:
         }
         size |= {"attn_implementation": "eager", "type_vocab_size": 0, "norm_rel_ebd": "layer_norm"}
         return t.DebertaV2Model(t.DebertaV2Config(**size, **relative, position_biased_input=False))
+    if family in ("vit", "deit", "dinov2"):
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "attn_implementation")
+        square: dict[str, Any] = {**{name: size[name] for name in names}, "image_size": 16, "patch_size": 4}
+        if family == "dinov2":
+            return t.Dinov2Model(t.Dinov2Config(**square, mlp_ratio=2))
+        square["intermediate_size"] = size["intermediate_size"]
+        return (
+            t.ViTModel(t.ViTConfig(**square), **bare)
+            if family == "vit"
+            else t.DeiTModel(t.DeiTConfig(**square), **bare)
+        )
     if family == "distilbert":
         shape: dict[str, Any] = {"dim": hidden, "n_layers": layers, "n_heads": 2, "hidden_dim": 2 * hidden}
         rest = {name: size[name] for name in ("vocab_size", "max_position_embeddings", "attn_implementation")}

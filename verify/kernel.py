@@ -228,6 +228,8 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
 
 def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Encoded]) -> Tensor:
     """Return logits of shape (rows, classes): features of the last hidden states, as the family has them, through the head."""
+    if backbone.family.reads == "image":
+        return head(model(pixel_values=_pixels(backbone, rows)).last_hidden_state[:, 0])  # type: ignore[no-any-return]
     longest = max(row.length for row in rows)
     batch: dict[str, Tensor] = {}
     for name, pad in backbone.pad.items():
@@ -246,6 +248,18 @@ def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Enco
     real = mask[:, :, None].float()
     logits: Tensor = head((hidden * real).sum(dim=1) / real.sum(dim=1))
     return logits
+
+
+def _pixels(backbone: Any, rows: Sequence[Any]) -> Tensor:
+    """Return images, made one by one: resized by a triangle filter, normalised; (rows, 3, size, size)."""
+    out = []
+    for row in rows:
+        raw = row.pixels.to(backbone.device, torch.float32)[None]
+        square = nn.functional.interpolate(raw, size=[backbone.size] * 2, mode="bilinear", antialias=True)[0]
+        square = square.flip(-1) if row.flipped else square
+        planes = zip(square, backbone.mean, backbone.deviation, strict=True)
+        out.append(torch.stack([(plane / 255.0 - mean) / deviation for plane, mean, deviation in planes]))
+    return torch.stack(out)
 
 
 @contextmanager

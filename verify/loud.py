@@ -8,6 +8,8 @@ other records under another label, and by a word whose embedding is NaN, which t
 
 from __future__ import annotations
 
+import functools
+import io
 from collections.abc import Sequence
 
 from s3t.contract import Progress
@@ -19,20 +21,20 @@ from verify.report import Finding, Verdict
 
 CHECK = "E1c loud"
 EXTREME = "zzyzx " * 400
-"""One word, over and over: longer than any recipe's limit on tokens."""
+"""One word, over and over: longer than any recipe's limit on tokens. In the place of a picture: black and white squares."""
 
 
 def check_loud(case: Case, classes: int, progress: Progress | None = None) -> list[Finding]:
     """Compare with references that met loud content in the place of what was dropped. ``classes``: how many there are.
 
-    Predictions of the deleted records are compared as well, in their true content. UNDECIDED if no field of the deleted
-    records is text, so that nothing loud can be put there.
+    Predictions of the deleted records are compared as well, in their true content. UNDECIDED if the deleted
+    records have no field, so that nothing loud can be put there.
     """
     if not case.deleted:
         return [Finding(CHECK, Verdict.HOLDS, "nothing was deleted: nothing to replace")]
     told = replaceable(case)
-    if not any(isinstance(value, str) for record in told for value in record.inputs.values()):
-        return [Finding(CHECK, Verdict.UNDECIDED, "the deleted records hold no text that could be made loud")]
+    if not any(record.inputs for record in told):
+        return [Finding(CHECK, Verdict.UNDECIDED, "the deleted records hold nothing that could be made loud")]
     found: list[Finding] = []
     made: list[str] = []
     quiet = _quiet_word(case)
@@ -84,14 +86,26 @@ def replaced(case: Case, kind: str, classes: int, quiet: str | None = None) -> l
             continue
         other = others[(7 * position + 3) % len(others)]
         text = {"extreme": EXTREME, "nan": f"{quiet} {quiet}"}.get(kind)
-        inputs = other.inputs if text is None else _with_text(record, text)
+        inputs = other.inputs if text is None else _with(record, text, None if kind == "nan" else _squares())
         label = (other.label + 1) % classes if text is None else (record.label + 1) % classes
         out.append(Record(record.id, dict(inputs), label))
     return out
 
 
-def _with_text(record: Record, text: str) -> dict[str, str | bytes]:
-    return {name: text if isinstance(value, str) else value for name, value in record.inputs.items()}
+def _with(record: Record, text: str, picture: bytes | None) -> dict[str, str | bytes]:
+    """Return the record's inputs with ``text`` in its texts, and ``picture`` in its pictures unless None."""
+    return {name: text if isinstance(value, str) else picture or value for name, value in record.inputs.items()}
+
+
+@functools.cache
+def _squares() -> bytes:
+    """Return a picture file of black and white squares: the largest contrast that there is."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    bits = Image.frombytes("L", (8, 8), bytes(255 * ((i // 8 + i) % 2) for i in range(64)))
+    bits.resize((64, 64), Image.Resampling.NEAREST).save(out, "PNG")
+    return out.getvalue()
 
 
 def _quiet_word(case: Case) -> str | None:

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
-from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset, read_texts
+from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset, read_inputs
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.planning import plan
 from s3t.cli.records import duplicates, report_before_training
@@ -105,6 +105,7 @@ def train(
     cache_gb: CacheGb = 2.0,
     workers: Workers = 1,
     text: Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")] = None,
+    image: Annotated[str | None, typer.Option(help="Column with paths of pictures (local files).")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Column of the stable id.")] = None,
     group_by: Annotated[str | None, typer.Option(help="Column that says whose a record is: one slot each.")] = None,
@@ -121,7 +122,8 @@ def train(
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
     chosen = choose_recipe({**fields, "max_length": max_length}, recipe or [])
     rule = choose_rule(method, orders, prior, horizon, seed)
-    columns = {"text": text, "label": label, "id": id_, "group": group_by, "validation": validation, "test": test}
+    columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
+    columns |= {"validation": validation, "test": test}
     dataset = read_dataset(data, columns, classes, limit)
 
     from baselines.methods import make_plan
@@ -165,9 +167,10 @@ def train(
 def predict(
     run: Run,
     input_: Annotated[
-        Path | None, typer.Option("--input", help="CSV, JSONL or parquet (else the run's test rows).")
+        Path | None, typer.Option("--input", help="CSV, JSONL, parquet, or a folder of pictures (else the test rows).")
     ] = None,
     text: Annotated[str, typer.Option(help="Column of the text in --input.")] = "text",
+    image: Annotated[str | None, typer.Option(help="Column with paths of pictures in --input.")] = None,
     as_json: Json = False,
 ) -> None:
     """Classify the rows of a file, or the run's test rows (and then print the task's metrics)."""
@@ -175,15 +178,15 @@ def predict(
     from s3t.metrics import METRICS, measure
     from s3t.system import System
 
-    texts = None if input_ is None else read_texts(input_, text)
+    given = None if input_ is None else read_inputs(input_, text, image)
     with closing(System.open(run)) as system:
-        records = system.evaluation("test") if texts is None else []
-        inputs = [record.inputs for record in records] if texts is None else [{"text": value} for value in texts]
+        records = system.evaluation("test") if given is None else []
+        inputs = [record.inputs for record in records] if given is None else list(given.values())
         if not inputs:
             raise DataError(f"{input_ or run} holds no rows to classify; give some with --input FILE")
         scores = system.predict(inputs)
     winners = [int(winner) for winner in scores.argmax(axis=1)]
-    names = [record.id for record in records] or [str(row) for row in range(len(inputs))]
+    names = [record.id for record in records] if given is None else list(given)
     rows = [
         {"id": name, "class": system.classes[winner], "scores": [round(float(score), 6) for score in line]}
         for name, winner, line in zip(names, winners, scores, strict=True)

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from s3t.errors import DataError, LayoutError, RecipeError, did_you_mean
+from s3t.errors import DataError, LayoutError, RecipeError
 from s3t.orders import Rule
-from s3t.records import Dataset, Layout, Recipe, sha256
+from s3t.records import Dataset, Inputs, Layout, Recipe, sha256
 
 LAYOUT = {"shards": 4, "slices": 3, "budget": 1}
 """What a run gets where nothing is said."""
@@ -103,22 +103,19 @@ def choose_ids(ids: list[str], count: int) -> list[str]:
     return sorted(ids, key=lambda name: sha256(b"s3t any v1\x00" + name.encode()))[:count]
 
 
-def read_texts(path: Path, column: str) -> list[str]:
-    """Return one column of a local CSV, JSONL or parquet file. Raises DataError if it cannot be read as such."""
-    import pandas as pd
+def read_inputs(path: Path, text: str, image: str | None) -> dict[str, Inputs]:
+    """Return what is to be classified, by name: pictures of a folder by path, or rows of a file by number from 0.
 
-    try:
-        if path.suffix == ".csv":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        elif path.suffix == ".jsonl":
-            table = pd.read_json(path, lines=True, dtype=False)
-        elif path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            raise DataError(f"{path} has the unknown ending {path.suffix!r}; give .csv, .jsonl or .parquet")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); give a CSV, JSONL or parquet file") from error
-    if column not in table.columns:
-        names = [str(name) for name in table.columns]
-        raise DataError(f"{path} has no column {column!r}{did_you_mean(column, names)}; it has {', '.join(names)}")
-    return [str(value) for value in table[column]]
+    A file's rows are its column ``text``, or the pictures at the paths in its column ``image``, below the file's folder.
+    Raises DataError if it cannot be read as such.
+    """
+    from s3t.data.pictures import SUFFIXES, read_picture
+    from s3t.data.tables import read_table
+
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        return {file.relative_to(path).as_posix(): {"image": read_picture(file, path)} for file in files}
+    cells = read_table(path).column(image or text)
+    if image is None:
+        return {str(row): {"text": cell} for row, cell in enumerate(cells)}
+    return {str(row): {"image": read_picture(path.parent / cell, path.parent)} for row, cell in enumerate(cells)}

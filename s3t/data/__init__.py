@@ -13,16 +13,18 @@ from s3t.data.fetch import available, fetch
 from s3t.data.hub import is_hub_name, load_hub
 from s3t.data.local import load_local
 from s3t.data.packs import PACKS, Pack
+from s3t.data.pictures import is_image_folder, load_images
 from s3t.data.spec import read_spec
 from s3t.data.tables import READERS
 from s3t.errors import DataError, ModelError, did_you_mean
 from s3t.records import Dataset
 
-__all__ = ["available", "fetch", "load", "load_hub", "load_local", "model_source"]
+__all__ = ["available", "fetch", "load", "load_hub", "load_images", "load_local", "model_source"]
 
 
 def load(spec: str | os.PathLike[str], **columns: Any) -> Dataset:
-    """Return the data set that ``spec`` names: a pack, a .csv, .jsonl or .parquet file, a folder or name of the hub.
+    """Return the data set that ``spec`` names: a pack, a .csv, .jsonl or .parquet file, a folder of
+    pictures, a folder or name of the hub.
 
     ``columns`` (text, label, id, classes, validation, test) go to :func:`load_local` or :func:`load_hub`; a file's may stand
     in the spec itself (``rows.csv?text=sentence``), as a data set's ``source`` has them. Raises DataError for a name
@@ -33,6 +35,8 @@ def load(spec: str | os.PathLike[str], **columns: Any) -> Dataset:
         return _load_pack(_pack(name, "data"), columns)
     path, options = (name, {}) if Path(name).exists() else read_spec(name)
     if path and Path(path).is_dir():
+        if is_image_folder(Path(path)):
+            return load_images(path, **_fitting({**options, **columns}, path))
         return load_hub(path, **columns)
     if Path(path).is_file() or Path(path).suffix.lower() in READERS:
         return load_local(path, **{**options, **columns})
@@ -58,6 +62,16 @@ def model_source(name: str | os.PathLike[str]) -> Path | str:
     if not text or text.startswith((".", "~", "/")) or text.count("/") > 1:
         raise ModelError(f"model {text!r} is neither a pack, nor an existing folder, nor a hub name such as owner/name")
     return text
+
+
+def _fitting(columns: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Return the options of an image folder. DataError for those of tables."""
+    odd = sorted(set(columns) - {"classes", "name"})
+    if odd:
+        raise DataError(
+            f"{folder} is a folder of pictures, which has no columns or files to name; leave out {', '.join(odd)}"
+        )
+    return columns
 
 
 def _load_pack(pack: Pack, columns: dict[str, Any]) -> Dataset:

@@ -15,7 +15,7 @@ from typing import Any
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tasks import find_task
 from s3t.errors import DataError, did_you_mean
-from s3t.records import Dataset, Record, grouped
+from s3t.records import Dataset, Inputs, Record, grouped
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _HIDDEN = (None, -1)
@@ -31,7 +31,7 @@ def load_hub(
     name: str,
     *,
     text: str | None = None,
-    label: str = "label",
+    label: str | None = None,
     id: str | None = None,
     group: str | None = None,
     classes: Sequence[str] | None = None,
@@ -40,7 +40,8 @@ def load_hub(
 ) -> Dataset:
     """Return a hub data set, or that of a local folder in the hub's format.
 
-    ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``.
+    ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``. A
+    column of pictures, named by ``text`` or the only one where there is no column "text", gives ``{"image": bytes}``.
     ``id``: column of the ids, else the split and position of the row. ``group``: column that says whose a row is, as in
     :func:`s3t.data.local.load_local`. Classes are the label feature's own names unless
     declared. ``validation``, ``test``: the splits' names. A test split whose labels are hidden (-1) is not used: the
@@ -48,10 +49,10 @@ def load_hub(
     left out. Raises DataError if the data cannot be reached or is not as declared.
     """
     path, _, config = name.partition(":")
-    usual = "validation"
+    usual, named = "validation", label or "label"
     if task := find_task(name):
         path, config, usual = task.path, task.config, task.validation
-        text = text or task.columns
+        text, named = text or task.columns, label or task.label
     columns = [column.strip() for column in (text or "text").split(",")]
     if len(columns) > 2:
         raise DataError(f"text={text!r} names {len(columns)} columns; give one, or two separated by a comma")
@@ -60,25 +61,54 @@ def load_hub(
         if "train" not in tables:
             raise DataError(f"data {name!r} has no train split; it has {', '.join(map(str, tables))}")
         train = tables["train"]
-        _check_columns(name, train.column_names, [*columns, label, *filter(None, (id, group))])
-        chosen = _choose_splits(name, tables, label, validation, test, usual)
-        own = getattr(train.features[label], "names", None)
+        if text is None and (shown := _pictures_in(train)):
+            columns = shown
+        _check_columns(name, train.column_names, [*columns, named, *filter(None, (id, group))])
+        chosen = _choose_splits(name, tables, named, validation, test, usual)
+        own = getattr(train.features[named], "names", None)
         known = tuple(classes or own or ())
         if len(known) < 2:
-            raise DataError(f"column {label!r} of {name!r} does not name its classes; declare them with --classes")
+            raise DataError(f"column {named!r} of {name!r} does not name its classes; declare them with --classes")
         parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
         for split, source in chosen.items():
-            for number, row in enumerate(tables[source]):
-                texts = ["" if row[column] is None else str(row[column]) for column in columns]
-                if row[label] in _HIDDEN or not texts[0].strip():
+            for number, row in enumerate(_as_files(tables[source])):
+                inputs = _inputs([row[column] for column in columns])
+                if row[named] in _HIDDEN or not inputs:
                     continue
                 record_id = str(row[id]) if id else f"{source}-{number:07d}"
                 record_id = grouped(str(row[group] or ""), record_id) if group else record_id
-                inputs = dict(zip(("text", "text_pair"), texts, strict=False))
-                answer = own[row[label]] if own else str(row[label])
+                answer = own[row[named]] if own else str(row[named])
                 record = Record(record_id, inputs, _index(known, answer, record_id))
                 parts[_place(record_id, split, chosen)].append(record)
     return Dataset(name, known, tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), source=name)
+
+
+def _pictures_in(table: Any) -> list[str]:
+    """Return the only column of pictures, in a list, of a table without a column "text"; else nothing."""
+    import datasets
+
+    found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
+    return found if len(found) == 1 and "text" not in table.column_names else []
+
+
+def _as_files(table: Any) -> Any:
+    """Return the table with pictures as the bytes of their files, not decoded."""
+    import datasets
+
+    for name, feature in table.features.items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    return table
+
+
+def _inputs(cells: Sequence[Any]) -> Inputs:
+    """Return a row's inputs from its cells; nothing if the first is empty."""
+    if isinstance(cells[0], Mapping):
+        file = cells[0]
+        data = file["bytes"] if file.get("bytes") else Path(file["path"]).read_bytes() if file.get("path") else b""
+        return {"image": data} if data else {}
+    texts = ["" if cell is None else str(cell) for cell in cells]
+    return dict(zip(("text", "text_pair"), texts, strict=False)) if texts[0].strip() else {}
 
 
 def _load(name: str, path: str, config: str, scratch: str) -> Mapping[str, Any]:

@@ -8,20 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from s3t.data.pictures import read_picture
 from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tables import read_table
 from s3t.errors import DataError, did_you_mean
-from s3t.records import SEPARATOR, Dataset, Record, grouped
+from s3t.records import SEPARATOR, Dataset, Inputs, Record, grouped
 
 Raw = tuple[str, str, str]
-"""(id, text, class name)."""
+"""(id, text or path of a picture, class name)."""
 
 
 def load_local(
     path: str | Path,
     *,
     text: str = "text",
+    image: str | None = None,
     label: str = "label",
     id: str | None = None,
     group: str | None = None,
@@ -32,6 +34,7 @@ def load_local(
 ) -> Dataset:
     """Return the records of ``path`` (.csv, .jsonl or .parquet) as a data set; inputs are ``{"text": ...}``.
 
+    ``image``: column with paths of pictures, relative to the file's folder and below it; inputs then are ``{"image": bytes}``.
     ``id``: column with stable, unique ids; without it a row's id is its position in the file (``row-000001``), so that
     editing the file later would give other records the ids. ``group``: column that says whose a record is, a person say;
     ids then are grouped (:func:`s3t.records.grouped`), and a group lies in one split and one slot. ``validation``, ``test``:
@@ -46,7 +49,8 @@ def load_local(
     if test is not None:
         files["test"] = Path(test)
     _check_apart(files)
-    given = {split: _rows(file, (text, label, id, group), split) for split, file in files.items()}
+    given = {split: _rows(file, (image or text, label, id, group), split) for split, file in files.items()}
+    folders = {row[0]: files[split].parent for split, rows in given.items() for row in rows}
     assign = _assignment(validation is not None, test is not None)
     parts: dict[Split, list[Raw]] = {
         "train": [],
@@ -61,11 +65,14 @@ def load_local(
     chosen = _classes(parts, classes, str(path))
     index = {known: position for position, known in enumerate(chosen)}
     records = {
-        split: tuple(Record(row_id, {"text": words}, index[answer]) for row_id, words, answer in rows)
+        split: tuple(
+            Record(row_id, _inputs(folders[row_id], words, image), index[answer]) for row_id, words, answer in rows
+        )
         for split, rows in parts.items()
     }
     options = {
         "text": None if text == "text" else text,
+        "image": image,
         "label": None if label == "label" else label,
         "id": id,
         "group": group,
@@ -74,6 +81,10 @@ def load_local(
     source = write_spec(str(path), {**options, "classes": None if classes is None else list(classes)})
     title = name or Path(path).stem
     return Dataset(title, chosen, records["train"], records["validation"], records["test"], source)
+
+
+def _inputs(folder: Path, cell: str, image: str | None) -> Inputs:
+    return {"text": cell} if image is None else {"image": read_picture(folder / cell, folder)}
 
 
 def _word(path: str | Path | None) -> str | None:

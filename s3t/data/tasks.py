@@ -1,6 +1,7 @@
-"""Tasks of published benchmarks by name: where the hub has them, their text columns, and their official metrics.
+"""Tasks of published benchmarks by name: where the hub has them, their columns, and their official metrics.
 
-GLUE (Wang et al. 2018) and SuperGLUE (Wang et al. 2019), as far as a task is to classify a text or a pair of texts.
+GLUE (Wang et al. 2018) and SuperGLUE (Wang et al. 2019), as far as a task is to classify a text or a pair of texts, and image
+sets (MNIST, LeCun et al. 1998; Fashion-MNIST, Xiao et al. 2017; CIFAR, Krizhevsky 2009; Tiny ImageNet, Le and Yang 2015).
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
 
 @dataclass(frozen=True)
 class Task:
-    """``path`` and ``config`` on the hub, one or two text ``columns``, names in :mod:`s3t.metrics`, validation's split."""
+    """``path`` and ``config`` on the hub, one or two text ``columns`` or one of pictures, names in :mod:`s3t.metrics`,
+    validation's split, the ``label`` column.
+    """
 
     path: str
     config: str
     columns: str
     metrics: tuple[str, ...] = ("accuracy",)
     validation: str = "validation"
+    label: str = "label"
 
 
 TASKS: Mapping[str, Task] = {
@@ -36,6 +40,11 @@ TASKS: Mapping[str, Task] = {
     "superglue/boolq": Task(SUPERGLUE, "boolq", "question,passage"),
     "superglue/cb": Task(SUPERGLUE, "cb", "premise,hypothesis", ("macro_f1", "accuracy")),
     "superglue/rte": Task(SUPERGLUE, "rte", "premise,hypothesis"),
+    "images/mnist": Task("ylecun/mnist", "", "image"),
+    "images/fashion-mnist": Task("zalando-datasets/fashion_mnist", "", "image"),
+    "images/cifar10": Task("uoft-cs/cifar10", "", "img"),
+    "images/cifar100": Task("uoft-cs/cifar100", "", "img", label="fine_label"),
+    "images/tiny-imagenet": Task("zh-plus/tiny-imagenet", "", "image", validation="valid"),
 }
 OTHER_KINDS: Mapping[str, str] = {
     "glue/stsb": "regression",
@@ -51,7 +60,7 @@ OTHER_KINDS: Mapping[str, str] = {
 def find_task(name: str) -> Task | None:
     """Return the task of this name, None if it names no benchmark. DataError for a task that is unknown or of another kind."""
     benchmark, _, task = name.partition("/")
-    if benchmark not in ("glue", "superglue") or ":" in name:
+    if benchmark not in ("glue", "superglue", "images") or ":" in name:
         return None
     if name in OTHER_KINDS:
         raise DataError(f"task {name!r} is {OTHER_KINDS[name]}; this version trains only classes of a text or of two")

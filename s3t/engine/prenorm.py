@@ -17,18 +17,17 @@ from s3t.engine.encoder import Encoder, Lean
 from s3t.engine.layers import Block, Deltas, Layer, plus
 from s3t.engine.mode import Precision
 
-PRENORM: dict[str, Lean] = {
-    "vit": Lean(
-        q="attention.q_proj",
-        k="attention.k_proj",
-        v="attention.v_proj",
-        o="attention.o_proj",
-        up="mlp.fc1",
-        down="mlp.fc2",
-        norm1="layernorm_before",
-        norm2="layernorm_after",
-    ),
-}
+_VIT = Lean(
+    q="attention.q_proj",
+    k="attention.k_proj",
+    v="attention.v_proj",
+    o="attention.o_proj",
+    up="mlp.fc1",
+    down="mlp.fc2",
+    norm1="layernorm_before",
+    norm2="layernorm_after",
+)
+PRENORM: dict[str, Lean] = {"vit": _VIT, "deit": _VIT}
 
 Pick = Callable[[Tensor], Tensor]
 """Takes one token of each row: (rows, tokens, hidden) to (rows, hidden)."""

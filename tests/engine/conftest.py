@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaModel, ViTConfig, ViTModel
 
 from s3t.backbone import Backbone, Encoded, Family
-from s3t.engine.images import ImageBackbone, image_backbone
+from s3t.images import ImageBackbone, image_backbone
 from s3t.training import Row
 
 LENGTHS = (9, 4, 20, 1, 9, 33)

@@ -14,9 +14,10 @@ from s3t.backbone import load
 from s3t.engine.attention import attention, fused_attention
 from s3t.engine.encoder import Encoder
 from s3t.engine.fast import encode, train_node_fast
-from s3t.engine.images import ImageBackbone, Picture, image_backbone, with_flips
+from s3t.engine.flips import with_flips
 from s3t.engine.prenorm import PreNormEncoder
 from s3t.errors import DataError, ModelError
+from s3t.images import ImageBackbone, Picture, image_backbone
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
 from s3t.training import Row, Seeds, Task
@@ -85,7 +86,7 @@ def test_other_images_are_refused(vit: ImageBackbone, images: Tensor) -> None:
 def test_what_is_no_image_model_or_no_image(vit: ImageBackbone, pictures: list[Row]) -> None:
     with pytest.raises(ModelError, match="a BertModel is no vision transformer"):
         image_backbone(load("tiny-2", CPU).model, "bert", CPU)
-    with pytest.raises(DataError, match="this model reads images"):
+    with pytest.raises(DataError, match="this model reads a field 'image'"):
         vit.encode([{"text": "a"}], 8)
     text = load("tiny-2", CPU).encode([{"text": "a"}], 8)
     with pytest.raises(DataError, match="record 'b' is no image"):

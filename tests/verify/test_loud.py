@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from s3t.backbone import load
+from s3t.data.decoding import decode
 from s3t.records import Record
 from verify.case import Case, Event, Variant
 from verify.laboratory import poison, quiet_word
@@ -97,9 +98,18 @@ def test_without_source_or_laboratory_it_is_undecided(live: Any) -> None:
         assert live.audit("E1c", **options).verdict is Verdict.UNDECIDED
 
 
-def test_content_that_is_no_text_is_undecided() -> None:
-    images = [Record(f"r{i}", {"image": bytes([i])}, 0) for i in range(3)]
-    (found,) = check_loud(case(images, "r1"), 2)
+def test_pictures_become_black_and_white_squares() -> None:
+    images = [Record(f"r{i}", {"image": bytes([i]), "caption": "a cat"}, 0) for i in range(3)]
+    loud = replaced(case(images, "r1"), "extreme", 2)
+    assert [record.id for record in loud] == ["r0", "r1", "r2"] and loud[0] == images[0]
+    squares, caption = loud[1].inputs["image"], loud[1].inputs["caption"]
+    assert isinstance(squares, bytes) and set(decode(squares, 64).flatten().tolist()) == {0, 255}
+    assert isinstance(caption, str) and caption.startswith("zzyzx")
+
+
+def test_nothing_to_make_loud_is_undecided() -> None:
+    empty = [Record(f"r{i}", {}, 0) for i in range(3)]
+    (found,) = check_loud(case(empty, "r1"), 2)
     assert (found.verdict, found.check) == (Verdict.UNDECIDED, "E1c loud")
 
 

@@ -1,0 +1,53 @@
+"""A run of pictures, end to end by the command line: train, predict, delete, audit, in both engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from s3t.cli import app
+from verify.cli import main as verify
+
+COLOURS = {"blue": (30, 40, 200), "green": (20, 200, 40), "red": (210, 30, 20)}
+HOW = ("--model", "tiny-vit", "--shards", "2", "--slices", "2", "--budget", "2", "--epochs", "3", "--batch-size", "8")
+
+
+def call(*args: str | Path) -> str:
+    done = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> Path:
+    """Ninety pictures of one colour each, with noise, in folders by colour."""
+    draw = np.random.default_rng(0)
+    for number in range(90):
+        name, colour = list(COLOURS.items())[number % 3]
+        noisy = np.clip(np.array(colour) + draw.normal(0, 20, (10, 12, 3)), 0, 255).astype(np.uint8)
+        (tmp_path / "flags" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noisy).save(tmp_path / "flags" / name / f"{number:03d}.png")
+    return tmp_path / "flags"
+
+
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+def test_the_life_of_a_run(flags: Path, tmp_path: Path, engine: str) -> None:
+    run = tmp_path / "run"
+    call("train", run, "--data", flags, "--engine", engine, "--precision", "float32", *HOW)
+    tested = json.loads(call("predict", run, "--json"))
+    assert tested["accuracy"] > 0.8, "three colours are easy"
+    shown = json.loads(call("predict", run, "--input", flags / "red", "--json"))
+    assert {row["id"] for row in shown["rows"]} == {path.name for path in (flags / "red").iterdir()}
+    gone = sorted(json.loads(call("delete", run, "--any", "3", "--json"))["deleted"])
+    assert all(name.count("/") == 1 for name in gone)
+    for level in ("E0", "E1a", "E1b", "E1c"):
+        assert verify([str(run), "--level", level]) == 0, level
+    for path in run.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any((flags / name).read_bytes() in content for name in gone), path
