@@ -7,8 +7,7 @@ suite knows a model class. Adding a family is one line in ``FAMILIES``.
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from s3t.digests import tensors_digest
 from s3t.engine.mode import Mode
-from s3t.errors import DataError, ModelError, did_you_mean
+from s3t.errors import DataError
 from s3t.records import Inputs, canonical_json, sha256
 
 TINY = "tiny"
@@ -173,12 +172,13 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     Raises ModelError if it is unknown, cannot be loaded here, or belongs to no known family.
     """
     device = device or default_device()
-    made = _tiny(name) or _pretrained(name, device)
-    if isinstance(made, tuple):
+    from s3t.pretrained import Vision, pretrained, tiny
+
+    made = tiny(name) or pretrained(name, device)
+    if isinstance(made, Vision):
         from s3t.images import image_backbone
 
-        model, settings = made
-        return image_backbone(model, name, device, settings=settings)
+        return image_backbone(made.model, name, device, settings=made.settings)
     model, encoder, pad, words = made.model, made.encoder, made.pad, made.words
     model.requires_grad_(False).eval().to(device)
     family = FAMILIES[str(model.config.model_type)]
@@ -187,106 +187,3 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     layers = len(cast(nn.ModuleList, model.get_submodule(family.layers)))
     digest = sha256(canonical_json([tensors_digest(model.state_dict()), words]))
     return Backbone(name, model, family, layers, int(model.config.hidden_size), digest, device, encoder, pad)
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A model with its tokenizer: how to encode, what to pad with, and what identifies the tokenizer."""
-
-    model: Any
-    encoder: Encoder
-    pad: dict[str, int]
-    words: str
-
-
-_Image = tuple[Any, Mapping[str, Any]]
-"""A vision model, and the settings of its image processor."""
-
-
-def _tiny(name: str) -> _Text | _Image | None:
-    """Return the tiny model of this name, None if it names none."""
-    from s3t.tiny import tiny_model
-
-    kind = name.removeprefix(TINY + "-")
-    if name == TINY:
-        model, pad = tiny_model("bert", 6, 32)
-    elif kind.isdecimal() and 1 <= int(kind) <= 99:
-        model, pad = tiny_model("bert", int(kind), 16)
-    elif kind != name and kind in FAMILIES:
-        model, pad = tiny_model(kind, 4, 16)
-        if FAMILIES[kind].reads == "image":
-            return model, {}
-    else:
-        return None
-
-    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
-        rows = []
-        for fields in inputs:
-            words = str(fields["text"]).lower().split()[: min(max_length, 64)]
-            ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
-            rows.append(Encoded({"input_ids": ids}, len(ids)))
-        return rows
-
-    return _Text(model, encode, {"input_ids": pad}, "crc32 words v1")
-
-
-def _padding(name: str, kind: str, tokenizer: Any) -> int:
-    """Return the id to pad with. A decoder that reads its last token never sees the padding behind it, so any id will do."""
-    if tokenizer.pad_token_id is not None:
-        return int(tokenizer.pad_token_id)
-    if FAMILIES[kind].pooling == "last":
-        return int(tokenizer.eos_token_id or 0)
-    raise ModelError(f"model {name!r} has a tokenizer without a padding token; choose one that has it")
-
-
-def _pretrained(name: str, device: torch.device) -> _Text | _Image:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    from s3t.data import model_source
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    source = str(model_source(name))
-    attention = {} if device.type == "cpu" else {"attn_implementation": "eager"}  # on the CPU what the class prefers
-    try:
-        kind = str(AutoConfig.from_pretrained(source).model_type)
-        if kind not in FAMILIES:
-            raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, **attention)
-        if FAMILIES[kind].reads == "image":
-            return model, _processor(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        hint = did_you_mean(name, ("minilm", "mpnet", TINY))
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"model {name!r} cannot be loaded{hint}: {first}. Give a pack, a folder or a hub name that is reachable here"
-        ) from error
-    limit = int(getattr(model.config, "max_position_embeddings", 512)) - 2
-    padding = _padding(name, kind, tokenizer)
-
-    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
-        texts = [str(fields["text"]) for fields in inputs]
-        pairs = [str(fields["text_pair"]) for fields in inputs] if "text_pair" in inputs[0] else None
-        out = tokenizer(texts, pairs, truncation=True, max_length=min(max_length, limit))
-        names = [field for field in tokenizer.model_input_names if field in out and field != "attention_mask"]
-        return [
-            Encoded({field: list(out[field][i]) for field in names}, len(out["input_ids"][i]))
-            for i in range(len(texts))
-        ]
-
-    pad = {"input_ids": padding}
-    if "token_type_ids" in tokenizer.model_input_names:
-        pad["token_type_ids"] = 0
-    words = sha256(tokenizer.backend_tokenizer.to_str().encode())
-    return _Text(model, encode, pad, words)
-
-
-def _processor(source: str) -> Mapping[str, Any]:
-    """Return the settings of a model's image processor, none if it has none."""
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    try:
-        return cast(Mapping[str, Any], ImageProcessingMixin.get_image_processor_dict(source)[0])
-    except OSError:
-        return {}

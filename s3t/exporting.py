@@ -35,6 +35,7 @@ FEATURES: Mapping[Pooling, tuple[str, ...]] = {
         "features = (hidden * real).sum(1) / real.sum(1)",
     ),
     "last": ('features = hidden[range(len(hidden)), batch["attention_mask"].sum(1) - 1]',),
+    "first": ("features = hidden[:, 0]",),
 }
 """How a row's features are made of hidden states, as the model card says it."""
 
@@ -137,7 +138,7 @@ def export(
             classes=run.config.classes,
             files={},
         )
-        files[CARD] = _card(told, run, model.family.pooling, certified=certificate is not None).encode()
+        files[CARD] = _card(told, run, model, certified=certificate is not None).encode()
         told = replace(told, files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
         _write(folder, {**files, STATEMENT: told.to_bytes()})
     finally:
@@ -257,7 +258,17 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _card(told: Statement, run: Run, pooling: Pooling, *, certified: bool) -> str:
+def _reading(model: Backbone) -> str:
+    """Say what a batch is."""
+    from s3t.images import ImageBackbone
+
+    if not isinstance(model, ImageBackbone):
+        return "rows padded on the right"
+    side, mean, deviation = model.size, list(model.mean), list(model.deviation)
+    return f"pixel_values: RGB of {side} x {side}, bilinear, (x / 255 - {mean}) / {deviation}"
+
+
+def _card(told: Statement, run: Run, model: Backbone, *, certified: bool) -> str:
     """Return the model card (Mitchell et al. 2019) with the front matter that model hubs read."""
     plan, data = run.config.plan, run.config.data
     head = {"base_model": told.model, "library_name": "peft", "tags": ["s3t", "machine-unlearning", "lora"]}
@@ -278,7 +289,8 @@ def _card(told: Statement, run: Run, pooling: Pooling, *, certified: bool) -> st
         "hit what it was trained on; then withdraw it and export anew.", "",
         "```python", "from peft import AutoPeftModelForFeatureExtraction", "from safetensors.torch import load_file", "",
         'body = AutoPeftModelForFeatureExtraction.from_pretrained(FOLDER)', 'head = load_file(f"{FOLDER}/head.safetensors")',
-        "hidden = body(**batch).last_hidden_state  # (rows, tokens, hidden), rows padded on the right", *FEATURES[pooling],
+        f"hidden = body(**batch).last_hidden_state  # (rows, tokens, hidden); {_reading(model)}",
+        *FEATURES[model.family.pooling],
         'scores = features @ head["weight"].T + head["bias"]', "```", "",
         f"Classes, in the order of the scores: {', '.join(told.classes)}. A run serves the mean of them over its shards.",
     ]  # fmt: skip

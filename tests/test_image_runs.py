@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from peft import AutoPeftModelForFeatureExtraction
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from s3t.backbone import load
 from s3t.cli import app
+from s3t.system import System
 from verify.cli import main as verify
 
+CPU = torch.device("cpu")
 COLOURS = {"blue": (30, 40, 200), "green": (20, 200, 40), "red": (210, 30, 20)}
 HOW = ("--model", "tiny-vit", "--shards", "2", "--slices", "2", "--budget", "2", "--epochs", "3", "--batch-size", "8")
 
@@ -33,6 +40,25 @@ def flags(tmp_path: Path) -> Path:
         (tmp_path / "flags" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(noisy).save(tmp_path / "flags" / name / f"{number:03d}.png")
     return tmp_path / "flags"
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT 0.21 with transformers 5.23
+def test_an_export_is_loaded_by_stock_peft(flags: Path, tmp_path: Path) -> None:
+    """By what its model card says; the base model is a checkpoint without a pooler."""
+    load("tiny-dinov2", CPU).model.save_pretrained(tmp_path / "base")  # type: ignore[operator]
+    how = ("--model", tmp_path / "base", *HOW[2:], "--shards", "1")
+    call("train", tmp_path / "run", "--data", flags, *how)
+    call("export", tmp_path / "run", "--shard", "0", "--out", tmp_path / "out", "--base", tmp_path / "base")
+    inputs = [{"image": path.read_bytes()} for path in sorted(flags.rglob("*.png"))[:5]]
+    base = load(str(tmp_path / "base"), CPU)
+    body = AutoPeftModelForFeatureExtraction.from_pretrained(str(tmp_path / "out"))
+    head = load_file(tmp_path / "out" / "head.safetensors")
+    with torch.no_grad():
+        hidden = body(**base.collate(base.encode(inputs, 1))).last_hidden_state
+    with closing(System.open(tmp_path / "run")) as system:
+        served = torch.from_numpy(system.predict(inputs))
+    assert torch.equal(torch.nn.functional.linear(hidden[:, 0], head["weight"], head["bias"]), served.float())
+    assert "pixel_values: RGB of 16 x 16, bilinear" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("engine", ["reference", "fast"])

@@ -1,0 +1,146 @@
+"""Base models as transformers has them, and the tiny ones: weights, tokenizer or image settings, and what identifies them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from s3t.backbone import FAMILIES, TINY, Encoded, Encoder
+from s3t.errors import ModelError, did_you_mean
+from s3t.records import Inputs, sha256
+
+
+@dataclass(frozen=True)
+class Text:
+    """A model with its tokenizer: how to encode, what to pad with, and what identifies the tokenizer."""
+
+    model: Any
+    encoder: Encoder
+    pad: dict[str, int]
+    words: str
+
+
+@dataclass(frozen=True)
+class Vision:
+    """A vision model and the settings of its image processor."""
+
+    model: Any
+    settings: Mapping[str, Any]
+
+
+def tiny(name: str) -> Text | Vision | None:
+    """Return the tiny model of this name, None if it names none."""
+    from s3t.tiny import tiny_model
+
+    kind = name.removeprefix(TINY + "-")
+    if name == TINY:
+        model, pad = tiny_model("bert", 6, 32)
+    elif kind.isdecimal() and 1 <= int(kind) <= 99:
+        model, pad = tiny_model("bert", int(kind), 16)
+    elif kind != name and kind in FAMILIES:
+        model, pad = tiny_model(kind, 4, 16)
+        if FAMILIES[kind].reads == "image":
+            return Vision(model, {})
+    else:
+        return None
+
+    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        rows = []
+        for fields in inputs:
+            words = str(fields["text"]).lower().split()[: min(max_length, 64)]
+            ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
+            rows.append(Encoded({"input_ids": ids}, len(ids)))
+        return rows
+
+    return Text(model, encode, {"input_ids": pad}, "crc32 words v1")
+
+
+def _padding(name: str, kind: str, tokenizer: Any) -> int:
+    """Return the id to pad with. A decoder that reads its last token never sees the padding behind it, so any id will do."""
+    if tokenizer.pad_token_id is not None:
+        return int(tokenizer.pad_token_id)
+    if FAMILIES[kind].pooling == "last":
+        return int(tokenizer.eos_token_id or 0)
+    raise ModelError(f"model {name!r} has a tokenizer without a padding token; choose one that has it")
+
+
+def pretrained(name: str, device: torch.device) -> Text | Vision:
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils import logging
+
+    from s3t.data import model_source
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    source = str(model_source(name))
+    attention = {} if device.type == "cpu" else {"attn_implementation": "eager"}  # on the CPU what the class prefers
+    try:
+        kind = str(AutoConfig.from_pretrained(source).model_type)
+        if kind not in FAMILIES:
+            raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
+        model = _whole(source, attention)
+        if FAMILIES[kind].reads == "image":
+            return Vision(model, _processor(source))
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        hint = did_you_mean(name, ("minilm", "mpnet", TINY))
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"model {name!r} cannot be loaded{hint}: {first}. Give a pack, a folder or a hub name that is reachable here"
+        ) from error
+    limit = int(getattr(model.config, "max_position_embeddings", 512)) - 2
+    padding = _padding(name, kind, tokenizer)
+
+    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        texts = [str(fields["text"]) for fields in inputs]
+        pairs = [str(fields["text_pair"]) for fields in inputs] if "text_pair" in inputs[0] else None
+        out = tokenizer(texts, pairs, truncation=True, max_length=min(max_length, limit))
+        names = [field for field in tokenizer.model_input_names if field in out and field != "attention_mask"]
+        return [
+            Encoded({field: list(out[field][i]) for field in names}, len(out["input_ids"][i]))
+            for i in range(len(texts))
+        ]
+
+    pad = {"input_ids": padding}
+    if "token_type_ids" in tokenizer.model_input_names:
+        pad["token_type_ids"] = 0
+    words = sha256(tokenizer.backend_tokenizer.to_str().encode())
+    return Text(model, encode, pad, words)
+
+
+def _whole(source: str, attention: Mapping[str, str]) -> Any:
+    """Return the bare model without anything random in it: a pooler that the checkpoint lacks, which nothing here reads, is
+    left out. ModelError if it lacks more.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what is missing is said below, in one line
+    try:
+        how: dict[str, Any] = {"dtype": torch.float32, **attention}
+        model, told = AutoModel.from_pretrained(source, output_loading_info=True, **how)
+        missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
+        if told["missing_keys"] and not missing:
+            return AutoModel.from_pretrained(source, add_pooling_layer=False, **how)
+    finally:
+        logging.set_verbosity(before)
+    if missing:
+        raise ModelError(
+            f"model {source!r} lacks the weights of {missing[0]!r} and {len(missing) - 1} more, which would be random; "
+            "give a complete one"
+        )
+    return model
+
+
+def _processor(source: str) -> Mapping[str, Any]:
+    """Return the settings of a model's image processor, none if it has none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        return cast(Mapping[str, Any], ImageProcessingMixin.get_image_processor_dict(source)[0])
+    except OSError:
+        return {}
