@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
     add("--benchmark", action="store_true", default=False, help="run the benchmarks instead of the tests")
     add("--profile", choices=PROFILES, default="quick", help="size of the benchmarks (default: quick)")
+    add("--most-seeds", type=int, default=None, help="of more seeds in the profile take the first so many")
     add("--rows", default="", help="folder for the benchmarks' rows (default: results/rows)")
     add("--slow", action="store_true", default=False, help="run the slow tier (marks slow and packs) as well")
 

@@ -18,7 +18,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results" / "rows"
 @pytest.fixture(scope="session")
 def bench(request: pytest.FixtureRequest, profile: str, tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     """Return the session's workbench."""
-    return Workbench(PROFILES[profile], tmp_path_factory.mktemp("benchmarks"))
+    return Workbench(PROFILES[profile], tmp_path_factory.mktemp("benchmarks"), request.config.getoption("--most-seeds"))
 
 
 @pytest.fixture(autouse=True)

@@ -260,7 +260,8 @@ def _dataset(bench: Workbench, case: Comparison) -> Dataset:
 
 def _seeds(bench: Workbench, count: int) -> tuple[int, ...]:
     """Return the profile's seeds, and as many more as are wanted."""
-    return (*bench.profile.seeds, *range(max(bench.profile.seeds) + 1, 100))[:count]
+    most = count if bench.most_seeds is None else min(count, bench.most_seeds)
+    return (*bench.profile.seeds, *range(max(bench.profile.seeds) + 1, 100))[:most]
 
 
 def _untested(dataset: Dataset) -> Dataset:

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,11 @@ from s3t.system import System
 
 
 class Workbench:
-    """Everything that lasts for one session of benchmarks."""
+    """Everything that lasts for one session of benchmarks. ``most_seeds``: of more seeds in the profile the first so many."""
 
-    def __init__(self, profile: Profile, scratch: Path) -> None:
-        self.profile = profile
+    def __init__(self, profile: Profile, scratch: Path, most_seeds: int | None = None) -> None:
+        self.profile = profile if most_seeds is None else replace(profile, seeds=profile.seeds[:most_seeds])
+        self.most_seeds = most_seeds
         self.scratch = scratch
         self.rows: list[Row] = []
         self._datasets: dict[str, Dataset] = {}

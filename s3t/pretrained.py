@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -77,6 +78,10 @@ def pretrained(name: str, device: torch.device) -> Text | Vision:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source = str(model_source(name))
     attention = {} if device.type == "cpu" else {"attn_implementation": "eager"}  # on the CPU what the class prefers
+    if (file := Path(source) / "vit_s_focus.onnx").is_file():
+        from s3t.onnx_vit import SETTINGS, read_vit
+
+        return Vision(read_vit(file), SETTINGS)
     try:
         kind = str(AutoConfig.from_pretrained(source).model_type)
         if kind not in FAMILIES:

