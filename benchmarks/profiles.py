@@ -1,5 +1,5 @@
 """How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
-deletions, about half an hour; engines on a third of it), full (hours).
+deletions, about half an hour; engines on a third of it), vision (real pictures: the life of every method), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
 """
@@ -172,6 +172,34 @@ PROFILES: dict[str, Profile] = {
         engine_data=(Comparison("trec6", (1000, 0, 982), 5, True), Comparison("newsgroups", (240, 0, 500), 3)),
         engine_rounds=3,
         engine_growth=(270, 540, 1080),
+    ),
+    "vision": Profile(
+        name="vision",
+        model="vit-s",
+        data=("mnist",),
+        limits=(1000, 300, 1000),
+        shards=4,
+        slices=3,
+        seeds=(0, 1, 2),
+        cases=(
+            ("s3t", 1),
+            ("s3t", 2),
+            ("s3t", 3),
+            ("sequential", 1),
+            ("sisa-lora", 1),
+            ("sisa-lora-lazy", 1),
+            ("retrain-lora", 1),
+        ),
+        healthy=(),
+        checkpoints=(0, 4, 12, 24),
+        eager_checkpoints=(0, 24),
+        individually=1,
+        streams=20,
+        trials=100_000,
+        rounds=20,
+        engine_data=(Comparison("mnist"),),
+        engine_rounds=0,
+        recipes={},
     ),
     "full": Profile(
         name="full",

@@ -44,6 +44,7 @@ def lora_config(stage: Stage, family: Family, recipe: Recipe) -> LoraConfig:
         lora_alpha=recipe.alpha,  # type: ignore[arg-type]
         lora_dropout=recipe.dropout,
         use_rslora=recipe.rslora,
+        use_dora=recipe.dora,
         target_modules=list(recipe.targets or family.targets),
         layers_to_transform=list(stage.layers),
         layers_pattern=family.layers.rsplit(".", 1)[-1],
@@ -116,7 +117,7 @@ class ChainModel(nn.Module):
         """Return the tensors that a stage with adapter ``name`` trains, besides the head."""
         if self.stages[name].kind == "full":
             return list(self.body.parameters())
-        return [p for module in self.lora_layers(name) for p in _pair(module, name)]
+        return [p for module in self.lora_layers(name) for p in _learned(module, name)]
 
     def mount(self, state: ModelState) -> None:
         """Copy ``state`` into the model. IsolationError if its tensors are not exactly those of the adapters."""
@@ -142,7 +143,8 @@ class ChainModel(nn.Module):
         return dict(self.head.state_dict())
 
     def initialise(self, name: str, seed: int) -> None:
-        """Initialise adapter ``name`` afresh: A uniform in +-1/sqrt(inputs), B zero (Hu et al. 2021, as PEFT does).
+        """Initialise adapter ``name`` afresh: A uniform in +-1/sqrt(inputs), B zero (Hu et al. 2021, as PEFT does); DoRA's
+        magnitude is the norm of each of the frozen weight's rows, as PEFT has set it.
 
         Full fine-tuning starts at the pretrained weights and draws nothing.
         """
@@ -179,6 +181,12 @@ def score(model: ChainModel, rows: Sequence[Encoded], batch_size: int = 64) -> T
 
 def _pair(module: LoraLayer, name: str) -> tuple[nn.Parameter, nn.Parameter]:
     return cast(nn.Parameter, module.lora_A[name].weight), cast(nn.Parameter, module.lora_B[name].weight)
+
+
+def _learned(module: LoraLayer, name: str) -> list[nn.Parameter]:
+    """Return what a stage trains in a module: A, B, and DoRA's magnitude if it has one."""
+    magnitude = [module.lora_magnitude_vector[name].weight] if name in module.lora_magnitude_vector else []
+    return [*_pair(module, name), *cast(list[nn.Parameter], magnitude)]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3t.engine.mode import Mode
-from s3t.errors import DataError, LayoutError, RunError
+from s3t.errors import DataError, LayoutError, RecipeError, RunError
 from s3t.partition import slot
 from s3t.plan import Plan
 from s3t.records import Layout, Recipe, Record, check_unique
@@ -33,6 +33,8 @@ def describe(
     if mode.engine == "fast" and any(stage.kind == "lora" for stage in plan.stages):
         from s3t.engine.encoder import Encoder
 
+        if recipe.dora:
+            raise RecipeError("the fast engine has no DoRA, dora=True; use engine=reference")
         Encoder.of(backbone, mode.precision).targets(recipe.targets)
 
     beyond = [layer for stage in plan.stages for layer in stage.layers if layer >= backbone.layers]

@@ -193,7 +193,8 @@ class Layout(Checked):
 class Recipe(Checked):
     """Hyper-parameters of training. Stored whole with every run and part of every node's key.
 
-    ``lr`` drives the backbone's trained tensors, ``head_lr`` the head; both warm up linearly over the share ``warmup``
+    ``rslora``: rank-stabilised LoRA (Kalajdzievski 2023); ``dora``: weight-decomposed LoRA (Liu et al. 2024), reference engine
+    only. ``lr`` drives the backbone's trained tensors, ``head_lr`` the head; both warm up linearly over the share ``warmup``
     of a stage's steps and fall linearly to 0. ``epochs`` are per stage. ``window`` batches at a time are formed from rows
     of similar length, inside the node. ``targets`` empty means the family's own (query and value for encoders).
     """
@@ -202,6 +203,7 @@ class Recipe(Checked):
     alpha: float = 16.0
     dropout: float = 0.0
     rslora: bool = False
+    dora: bool = False
     targets: tuple[str, ...] = ()
     epochs: float = 4.0
     batch_size: int = 32

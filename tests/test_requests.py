@@ -81,6 +81,23 @@ def test_a_request_is_durable_first_and_erased_then(run: Run, path: Path) -> Non
     assert (again.name, again.fresh, again.already) == ("", (), ("row-00005",))
 
 
+def test_several_thousand_ids_are_one_request(tmp_path: Path) -> None:
+    """5,000 of 6,000 records, in one entry of the ledger; repeated, it is nothing to do."""
+    many = _records(6000)
+    runs.create(tmp_path / "run", CONFIG, KEY, many, ([Record("v", {"text": "x"}, 0)], []))
+    run = runs.open_run(tmp_path / "run")
+    wanted = [record.id for record in many[:5000]]
+    request = requests.delete(run, wanted)
+    assert request.fresh == tuple(wanted) and run.ledger.count("request") == 1
+    requests.erase(run, set())
+    raw = (tmp_path / "run" / CONTENTS).read_bytes()
+    assert raw.count(b"secret-") == 1000 and not any(f"secret-{i:05d}".encode() in raw for i in range(0, 5000, 97))
+    again = requests.delete(run, wanted)
+    assert (again.fresh, len(again.already)) == ((), 5000)
+    assert describe_status(run, _recover(run)).retained == 1000
+    run.close()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("unknown", "so nothing was deleted; it holds 23 training records"), ("v", "belongs to the validation split")],

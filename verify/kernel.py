@@ -143,6 +143,7 @@ def _model(backbone: Backbone, stages: Sequence[Stage], recipe: Recipe) -> Any:
                 lora_alpha=recipe.alpha,  # type: ignore[arg-type]
                 lora_dropout=recipe.dropout,
                 use_rslora=recipe.rslora,
+                use_dora=recipe.dora,
                 target_modules=list(recipe.targets or backbone.family.targets),
                 layers_to_transform=list(stage.layers),
                 layers_pattern=backbone.family.layers.split(".")[-1],
@@ -179,13 +180,16 @@ def _trained_tensors(model: Any, stage: Stage) -> list[Tensor]:
     """Return what the stage trains besides the head: A, B, A, B, ... or every tensor of the base model."""
     if stage.kind == "full":
         return list(model.parameters())
-    modules = _lora_modules(model, stage.adapter)
-    return [side[stage.adapter].weight for module in modules for side in (module.lora_A, module.lora_B)]
+    sides = ("lora_A", "lora_B", "lora_magnitude_vector")
+    held = (getattr(module, side) for module in _lora_modules(model, stage.adapter) for side in sides)
+    return [parts[stage.adapter].weight for parts in held if stage.adapter in parts]
 
 
 def _fresh_adapter(body: Sequence[Tensor], seed: int) -> None:
+    """Draw A and zero B of each pair; a magnitude, the only kind of one dimension, is right as PEFT makes it."""
     generator = torch.Generator().manual_seed(seed)
-    for a, b in zip(body[0::2], body[1::2], strict=True):
+    matrices = [tensor for tensor in body if tensor.dim() == 2]
+    for a, b in zip(matrices[0::2], matrices[1::2], strict=True):
         inputs = a.shape[1]
         a.data = ((torch.rand(a.shape, generator=generator) * 2 - 1) * inputs**-0.5).to(a.device)
         b.data = torch.zeros_like(b)

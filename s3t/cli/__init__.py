@@ -22,6 +22,7 @@ from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, re
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.planning import plan
 from s3t.cli.records import duplicates, report_before_training
+from s3t.cli.tuning import tune
 from s3t.engine.mode import Resources
 from s3t.errors import DataError, S3TError
 from s3t.orders.rule import HORIZON, RULES
@@ -100,6 +101,7 @@ def train(
     head_lr: Annotated[float | None, typer.Option(help="Learning rate of the head.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens per record.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of the recipe.")] = None,
+    tuned: Annotated[Path | None, typer.Option(help="Start from what `s3t tune` chose for this method.")] = None,
     engine: Annotated[str, typer.Option(help="reference (PEFT, all layers), or fast.")] = "reference",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: what is fast here.")] = "auto",
     cache_gb: CacheGb = 2.0,
@@ -120,7 +122,9 @@ def train(
     """Train a new run, or continue an interrupted one (the same command)."""
     layout = choose_layout(method, {"shards": shards, "slices": slices, "budget": budget})
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
-    chosen = choose_recipe({**fields, "max_length": max_length}, recipe or [])
+    chosen = choose_recipe(
+        {**fields, "max_length": max_length}, recipe or [], None if tuned is None else (tuned, method)
+    )
     rule = choose_rule(method, orders, prior, horizon, seed)
     columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
     columns |= {"validation": validation, "test": test}
@@ -206,6 +210,7 @@ app.command()(duplicates)
 app.command()(certify)
 app.command()(check)
 app.command()(plan)
+app.command()(tune)
 app.command()(export)
 app.command()(check_export)
 

@@ -71,9 +71,16 @@ def read_prior(path: Path) -> tuple[float, ...]:
         raise LayoutError(f"the prior in {path} does not do: {error}") from error
 
 
-def choose_recipe(given: dict[str, float | int | None], more: list[str]) -> Recipe:
-    """Return the recipe with ``given`` fields and ``more`` NAME=VALUE pairs. RecipeError for unknown or bad ones."""
-    raw: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+def choose_recipe(
+    given: dict[str, float | int | None], more: list[str], tuned: tuple[Path, str] | None = None
+) -> Recipe:
+    """Return the recipe with ``given`` fields and ``more`` NAME=VALUE pairs, for the rest as ``tuned``, a file of `s3t tune`
+    and the method. RecipeError for unknown or bad ones.
+    """
+    from s3t.tuning import read_best
+
+    raw: dict[str, Any] = {} if tuned is None else read_best(*tuned).to_json()
+    raw |= {name: value for name, value in given.items() if value is not None}
     for pair in more:
         name, equals, value = pair.partition("=")
         if not equals:

@@ -54,17 +54,19 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, batch: int, heads: int) -> Tensor:
         q, k, v = (_by_head(y, batch, heads) for y in (q, k, v))
         scale, bias = q.shape[2] ** -0.5, None if bias is None else bias.to(q.dtype)
-        weights = q.new_empty(len(q), q.shape[1], k.shape[1])
+        kept = q.new_empty(len(q), q.shape[1], k.shape[1]) if any(ctx.needs_input_grad) else None
         context = torch.empty_like(q)
-        for rows in _blocks(weights, batch):
+        for rows in _blocks(q, k, batch):
             part = slice(rows.start * heads, rows.stop * heads)
             scores = _scaled(q[part], k[part].transpose(1, 2), scale)
             if bias is not None:
                 scores.view(-1, heads, *scores.shape[1:]).add_(bias[rows] if len(bias) > 1 else bias)
-            _softmax(scores, weights[part])
-            torch.bmm(weights[part], v[part], out=context[part])
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.batch = batch
+            weights = torch.empty_like(scores) if kept is None else kept[part]
+            _softmax(scores, weights)
+            torch.bmm(weights, v[part], out=context[part])
+        if kept is not None:
+            ctx.save_for_backward(q, k, v, kept)
+            ctx.batch = batch
         return _by_row(context, batch)
 
     @staticmethod
@@ -73,7 +75,7 @@ class _Attention(torch.autograd.Function):
         batch, heads = ctx.batch, len(q) // ctx.batch
         scale, grad = q.shape[2] ** -0.5, _by_head(grads[0], batch, heads)
         to_q, to_k, to_v = (torch.empty_like(y) for y in (q, k, v))
-        for rows in _blocks(weights, batch):
+        for rows in _blocks(q, k, batch):
             part = slice(rows.start * heads, rows.stop * heads)
             to_scores = _softmax_backward(torch.bmm(grad[part], v[part].transpose(1, 2)), weights[part])
             _scaled(to_scores, k[part], scale, out=to_q[part])
@@ -82,9 +84,13 @@ class _Attention(torch.autograd.Function):
         return (*(_by_row(y, batch) for y in (to_q, to_k, to_v)), None, None, None)
 
 
-def _blocks(weights: Tensor, batch: int) -> Iterator[slice]:
-    """Yield the rows of a batch whose scores are made together, in order: a function of shapes and device alone."""
-    size = batch if weights.device.type != "cpu" else max(1, BLOCK * batch // max(1, weights.numel()))
+def _blocks(q: Tensor, k: Tensor, batch: int) -> Iterator[slice]:
+    """Yield the rows of a batch whose scores are made together, in order: a function of shapes and device alone.
+
+    q, k: (batch x heads, tokens, size).
+    """
+    scores = len(q) // batch * q.shape[1] * k.shape[1]
+    size = batch if q.device.type != "cpu" else max(1, BLOCK // max(1, scores))
     yield from (slice(at, min(at + size, batch)) for at in range(0, batch, size))
 
 

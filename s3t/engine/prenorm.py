@@ -7,6 +7,7 @@ output projection and feed-forward for that token alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from s3t.engine.attention import attention
 from s3t.engine.encoder import Encoder, Lean
 from s3t.engine.layers import Block, Deltas, Layer, plus
 from s3t.engine.mode import Precision
+from s3t.errors import ModelError
 
 _VIT = Lean(
     q="attention.q_proj",
@@ -27,7 +29,7 @@ _VIT = Lean(
     norm1="layernorm_before",
     norm2="layernorm_after",
 )
-PRENORM: dict[str, Lean] = {"vit": _VIT, "deit": _VIT}
+PRENORM: dict[str, Lean] = {"vit": _VIT, "deit": _VIT, "dinov2": replace(_VIT, norm1="norm1", norm2="norm2")}
 
 Pick = Callable[[Tensor], Tensor]
 """Takes one token of each row: (rows, tokens, hidden) to (rows, hidden)."""
@@ -57,10 +59,28 @@ class PreNormLayer(Layer):
 
     def _above(self, x: Tensor, context: Tensor, deltas: Deltas) -> Tensor:
         """Return the layer's output from its input and its attention's, (tokens, hidden) both."""
-        x = x + plus(self.o(context), deltas.get("o"), context)
+        x = x + self._scaled(plus(self.o(context), deltas.get("o"), context), 0)
         inner = self.norm2(x)
         wide = nn.functional.gelu(plus(self.up(inner), deltas.get("up"), inner))
-        return x + plus(self.down(wide), deltas.get("down"), wide)
+        return x + self._scaled(plus(self.down(wide), deltas.get("down"), wide), 1)
+
+    def _scaled(self, y: Tensor, half: int) -> Tensor:
+        """Return what attention (half 0) or feed-forward (1) adds, as the layer weighs it: here as it is."""
+        return y
+
+
+@dataclass(frozen=True)
+class ScaledLayer(PreNormLayer):
+    """A pre-norm layer with LayerScale (Touvron et al. 2021): what a half adds is multiplied by its ``scales``, (hidden,)."""
+
+    scales: tuple[Tensor, Tensor]
+
+    def _scaled(self, y: Tensor, half: int) -> Tensor:
+        return y * self.scales[half]
+
+    def tensors(self) -> list[Tensor]:
+        """Return everything frozen here."""
+        return [*super().tensors(), *self.scales]
 
 
 class PreNormEncoder(Encoder):
@@ -69,11 +89,17 @@ class PreNormEncoder(Encoder):
     families: ClassVar[Mapping[str, Lean]] = PRENORM
 
     def __init__(self, backbone: Backbone, precision: Precision) -> None:
+        if getattr(cast(Any, backbone.model).config, "use_swiglu_ffn", False):
+            raise ModelError("the fast engine knows feed-forward layers with GELU, not SwiGLU; use engine=reference")
         super().__init__(backbone, precision)
         self.norm = self._norm(cast(Any, backbone.model).layernorm)
 
     def _layer(self, module: nn.Module) -> Block:
-        return PreNormLayer(**self._parts(module))
+        if self.backbone.kind != "dinov2":
+            return PreNormLayer(**self._parts(module))
+        given = (module.get_parameter(f"layer_scale{half}.lambda1") for half in (1, 2))
+        first, second = (scale.detach().to(self.dtype, copy=True) for scale in given)
+        return ScaledLayer(**self._parts(module), scales=(first, second))
 
     def pool(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the class token after the final norm: (rows, hidden), float32."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaModel, ViTConfig, ViTModel
 
-from s3t.backbone import Backbone, Encoded, Family
+from s3t.backbone import Backbone, Encoded, Family, load
 from s3t.images import ImageBackbone, image_backbone
 from s3t.training import Row
 
@@ -80,6 +80,26 @@ def vit() -> ImageBackbone:
 
 
 @pytest.fixture(scope="session")
+def deit() -> ImageBackbone:
+    """A tiny DeiT, which has a token more."""
+    base = load("tiny-deit", torch.device("cpu"))
+    assert isinstance(base, ImageBackbone)
+    return base
+
+
+@pytest.fixture(scope="session")
+def dinov2() -> ImageBackbone:
+    """A tiny DINOv2 whose layers weigh what they add, each half and feature otherwise."""
+    base = load("tiny-dinov2", torch.device("cpu"))
+    assert isinstance(base, ImageBackbone)
+    draw = torch.Generator().manual_seed(3)
+    for name, tensor in base.model.named_parameters():
+        if "layer_scale" in name:
+            tensor.data = torch.rand(tensor.shape, generator=draw) + 0.5
+    return base
+
+
+@pytest.fixture(scope="session")
 def pictures(vit: ImageBackbone) -> list[Row]:
     """Eight images of three classes and two slices."""
     torch.manual_seed(1)
@@ -87,12 +107,21 @@ def pictures(vit: ImageBackbone) -> list[Row]:
     return [Row(picture, i % 3, i % 2) for i, picture in enumerate(vit.resident(images))]
 
 
-@pytest.fixture(scope="session", params=["vit", "llama", "llama, every head its own", "llama3, one group"])
+@pytest.fixture(
+    scope="session", params=["vit", "deit", "dinov2", "llama", "llama, every head its own", "llama3, one group"]
+)
 def shape(
-    request: pytest.FixtureRequest, llama: Callable[..., Shape], vit: ImageBackbone, pictures: list[Row]
+    request: pytest.FixtureRequest,
+    llama: Callable[..., Shape],
+    vit: ImageBackbone,
+    deit: ImageBackbone,
+    dinov2: ImageBackbone,
+    pictures: list[Row],
 ) -> Shape:
     """Each shape in turn."""
-    if request.param == "vit":
+    if request.param in ("vit", "deit", "dinov2"):
+        vit = {"vit": vit, "deit": deit, "dinov2": dinov2}[request.param]
+        pictures = [replace(row, encoded=replace(row.encoded, length=vit.tokens)) for row in pictures]
         encoded = [row.encoded for row in pictures]
 
         def features(body: Any) -> Tensor:

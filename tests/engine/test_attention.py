@@ -65,8 +65,25 @@ def test_every_mask_length_and_block(
 
 @pytest.mark.parametrize(("tokens", "rows"), [(40, [5]), (400, [4, 1]), (700, [1] * 5), (1000, [1] * 5)])
 def test_blocks_are_rows_of_the_batch_and_a_function_of_shapes(tokens: int, rows: list[int]) -> None:
-    weights = torch.empty(BATCH * HEADS, tokens, tokens, device="meta")
-    assert [part.stop - part.start for part in module._blocks(weights, BATCH)] == [BATCH]  # not on a CPU: one block
-    found = list(module._blocks(torch.empty(1).expand(BATCH * HEADS, tokens, tokens), BATCH))
+    elsewhere = torch.empty(BATCH * HEADS, tokens, SIZE, device="meta")
+    assert [part.stop - part.start for part in module._blocks(elsewhere, elsewhere, BATCH)] == [BATCH]  # one block
+    here = torch.empty(1).expand(BATCH * HEADS, tokens, SIZE)
+    found = list(module._blocks(here, here, BATCH))
     assert [part.stop - part.start for part in found] == rows
     assert [part.start for part in found] == [sum(rows[:i]) for i in range(len(rows))]
+
+
+@pytest.mark.parametrize("precision", APART, ids=str)
+@pytest.mark.parametrize("block", [1, 2**21], ids=["row by row", "whole"])
+def test_without_gradients_nothing_is_kept_and_the_bits_are_the_same(
+    block: int, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", block)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(BATCH * 9, HEADS * SIZE).to(precision).requires_grad_() for _ in range(3))
+    bias = _masks(9)["padding"]
+    kept = attention(q, k, v, bias, BATCH, HEADS)
+    assert kept.grad_fn is not None
+    with torch.no_grad():
+        alone = attention(q, k, v, bias, BATCH, HEADS)
+    assert torch.equal(kept, alone)

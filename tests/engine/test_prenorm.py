@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor
-from transformers import ViTConfig, ViTModel
+from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from baselines.stock.images import Preprocess
 from s3t.backbone import load
@@ -41,6 +41,15 @@ def test_a_vit_without_biases_in_its_attention() -> None:
     theirs = base.model(**base.collate(encoded)).last_hidden_state[:, 0]
     assert type(encoder) is PreNormEncoder
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_swiglu_feed_forward_is_left_to_the_reference() -> None:
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4, use_swiglu_ffn=True
+    )
+    base = image_backbone(Dinov2Model(config), "giant", CPU)
+    with pytest.raises(ModelError, match="with GELU, not SwiGLU; use engine=reference"):
+        Encoder.of(base, "float32")
 
 
 @pytest.mark.parametrize("queries", [1, 7])

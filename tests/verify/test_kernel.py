@@ -17,10 +17,11 @@ from torch import nn
 
 from s3t import backbone as backbones
 from s3t import blocks, training
-from s3t.backbone import FAMILIES, Backbone, Encoded
+from s3t.backbone import FAMILIES, Backbone, Encoded, load
 from s3t.blocks import ChainModel, ModelState
 from s3t.digests import tensors_digest
 from s3t.errors import S3TError
+from s3t.images import ImageBackbone
 from s3t.records import Recipe
 from s3t.tiny import tiny_model
 from verify import derive, kernel
@@ -34,6 +35,8 @@ RECIPE = Recipe(rank=2, batch_size=4, lr=5e-3, dropout=0.1, warmup=0.3, epochs=2
 @cache
 def base(family: str) -> Backbone:
     """A small randomly initialised model of ``family``: 4 layers of 16, with dropout modules of its own."""
+    if FAMILIES[family].reads == "image":
+        return load(f"tiny-{family}", torch.device("cpu"))
     model, padding = tiny_model(family, 4, 16)
     model.requires_grad_(False).eval()
 
@@ -51,6 +54,9 @@ def base(family: str) -> Backbone:
 
 
 def encoded(backbone: Backbone, count: int) -> list[training.Row]:
+    if isinstance(backbone, ImageBackbone):
+        drawn = torch.randint(256, (count, 3, 9, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return [training.Row(row, i % 3) for i, row in enumerate(backbone.resident(drawn))]
     texts = [{"text": f"word-{i} " * (1 + i % 5) + f"and {i * i}"} for i in range(count)]
     return [training.Row(row, i % 3) for i, row in enumerate(backbone.encode(texts, 32))]
 
@@ -132,6 +138,7 @@ def recipes() -> st.SearchStrategy[Recipe]:
         alpha=st.sampled_from([0.5, 3.0, 16.0]),
         dropout=st.sampled_from([0.0, 0.1, 0.5]),
         rslora=st.booleans(),
+        dora=st.booleans(),
         targets=st.sampled_from([(), ("query",), ("value", "key")]),
         epochs=st.sampled_from([0.3, 0.5, 1.0, 1.4, 2.0]),
         batch_size=st.integers(1, 7),
