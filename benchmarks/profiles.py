@@ -7,7 +7,7 @@ Recipes were chosen on the validation split alone, with the same number of trial
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from s3t.records import Recipe
 
@@ -173,34 +173,6 @@ PROFILES: dict[str, Profile] = {
         engine_rounds=3,
         engine_growth=(270, 540, 1080),
     ),
-    "vision": Profile(
-        name="vision",
-        model="vit-s",
-        data=("mnist",),
-        limits=(1000, 300, 1000),
-        shards=4,
-        slices=3,
-        seeds=(0, 1, 2),
-        cases=(
-            ("s3t", 1),
-            ("s3t", 2),
-            ("s3t", 3),
-            ("sequential", 1),
-            ("sisa-lora", 1),
-            ("sisa-lora-lazy", 1),
-            ("retrain-lora", 1),
-        ),
-        healthy=(),
-        checkpoints=(0, 4, 12, 24),
-        eager_checkpoints=(0, 24),
-        individually=1,
-        streams=20,
-        trials=100_000,
-        rounds=20,
-        engine_data=(Comparison("mnist"),),
-        engine_rounds=0,
-        recipes={},
-    ),
     "full": Profile(
         name="full",
         model="minilm",
@@ -241,3 +213,11 @@ PROFILES: dict[str, Profile] = {
         engine_grid=True,
     ),
 }
+PROFILES["vision"] = replace(
+    PROFILES["quick"],
+    name="vision",
+    model="vit-s",
+    data=("mnist",),
+    limits=(1000, 300, 1000),
+    engine_data=(Comparison("mnist"),),
+)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
+    from s3t.records import Record
+    from s3t.system import System
 
 ROOT = Path(__file__).resolve().parent.parent
 Finished = subprocess.CompletedProcess[str]
@@ -46,3 +48,20 @@ def python(tmp_path: Path) -> Callable[..., Finished]:
         )
 
     return run
+
+
+@pytest.fixture
+def rebuilt() -> Callable[[System, Sequence[Record]], None]:
+    """Retrains what a run serves in a clean room, by the system's kernel and by the oracle's own: every bit must be there."""
+    from verify.audit import audit
+    from verify.evidence import read_evidence
+    from verify.laboratory import RunLab
+    from verify.report import Verdict
+
+    def check(system: System, records: Sequence[Record]) -> None:
+        for kernel in ("shared", "oracle"):
+            how: dict[str, Any] = {"isolate": False, "lab": RunLab(read_evidence(system.path)), "kernel": kernel}
+            report = audit(system, system.path, levels=("E1a",), records=records, **how)
+            assert report.verdict is Verdict.HOLDS, report.dumps()
+
+    return check
