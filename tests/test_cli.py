@@ -223,7 +223,7 @@ def test_predicting_a_file(run: Path, tmp_path: Path) -> None:
     Result("predict", run, "--input", table, "--text", "txet").refused(
         "no column 'txet' .did you mean 'text'.*it has text"
     )
-    Result("predict", run, "--input", tmp_path / "none.csv").refused("none.csv cannot be read")
+    Result("predict", run, "--input", tmp_path / "none.csv").refused("there is no file .*none.csv; check the path")
     Result("predict", run, "--input", tmp_path / "new.txt").refused("unknown ending '.txt'")
 
 
