@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
 from baselines.plans import retrain, sequential, sisa
 from s3t.errors import LayoutError, did_you_mean
 from s3t.orders import Rule
-from s3t.plan import Plan, s3t_plan
+from s3t.plan import MakePlan, Plan, s3t_plan
 from s3t.records import Layout, Recipe
-
-MakePlan = Callable[[Layout, Recipe, int], Plan]
 
 
 def _retrain_lora(layout: Layout, recipe: Recipe, layers: int) -> Plan:

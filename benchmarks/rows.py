@@ -143,10 +143,10 @@ class RowSet:
 
 def write(rowset: RowSet, folder: Path) -> Path:
     """Write ``rowset`` to a new file <question>-<profile>-<utc stamp>-<commit8>.json in ``folder``, all or nothing."""
-    return rewrite(rowset, unused(rowset, folder))
+    return rewrite(rowset, _unused(rowset, folder))
 
 
-def unused(rowset: RowSet, folder: Path) -> Path:
+def _unused(rowset: RowSet, folder: Path) -> Path:
     """Return where :func:`write` would put ``rowset``; the folder is made. Evidence is never overwritten."""
     folder.mkdir(parents=True, exist_ok=True)
     first = rowset.rows[0]

@@ -19,7 +19,7 @@ from baselines.methods import UNDIVIDED, make_plan
 from benchmarks.flops import Peak
 from benchmarks.metering import Usage, costs
 from benchmarks.profiles import Profile
-from benchmarks.rows import Row, RowSet, header, rewrite, unused
+from benchmarks.rows import Row, RowSet, header, rewrite, write
 from benchmarks.synthetic import synthetic
 from s3t import data as sources
 from s3t.backbone import Backbone, load
@@ -130,8 +130,8 @@ class Workbench:
         head = header()
         for question in dict.fromkeys(row.question for row in self.rows):
             rows = RowSet(head, tuple(row for row in self.rows if row.question == question))
-            self._files.setdefault(question, unused(rows, folder))
-            rewrite(rows, self._files[question])
+            known = self._files.get(question)
+            self._files[question] = rewrite(rows, known) if known else write(rows, folder)
         return list(self._files.values())
 
 

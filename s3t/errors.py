@@ -51,6 +51,10 @@ class HubError(S3TError):
     """The hub did not take an upload: no connection, no token, or no right to that name."""
 
 
+class DivergedError(S3TError):
+    """Training met a gradient that is not finite. Nothing was stored."""
+
+
 class IsolationError(S3TError):
     """A stage changed, or was about to change, a tensor that is not its own. Nothing was stored."""
 

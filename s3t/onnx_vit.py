@@ -6,7 +6,9 @@ exporter folded into constants is put together again. Needs the package onnx (ex
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,8 +27,11 @@ CLASS_PLACE, PATCH_PLACES = "onnx::Concat_1957", "onnx::Reshape_1962"
 """Constants that hold the positions' embeddings: of the class token, and of 37 x 37 patches."""
 
 
-def read_vit(path: Path) -> Any:
-    """Return the Dinov2Model in the file, in float32. ModelError without onnx, or if the file is not that model."""
+def read_vit(path: Path, attention: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """Return the Dinov2Model in the file, in float32, with ``attention`` as transformers is asked for it.
+
+    ModelError without onnx, or if the file is not that model.
+    """
     from transformers import Dinov2Config, Dinov2Model
 
     state = _tensors(path)
@@ -34,7 +39,9 @@ def read_vit(path: Path) -> Any:
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, mlp_ratio=4, image_size=518, patch_size=14
     )
     load: Any = Dinov2Model.from_pretrained
-    model, told = load(None, config=config, state_dict=state, output_loading_info=True, dtype=torch.float32)
+    model, told = load(
+        None, config=config, state_dict=state, output_loading_info=True, dtype=torch.float32, **attention
+    )
     odd = sorted({*told["missing_keys"], *told["unexpected_keys"]})
     if odd:
         raise ModelError(f"{path} is not the model that is expected: tensor {odd[0]!r} is missing or too many")

@@ -5,7 +5,7 @@ S3T, SISA, sequential LoRA and full retraining differ only in the plan; the engi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -110,6 +110,10 @@ def top_down_blocks(layers: int, slices: int) -> list[tuple[int, ...]]:
         )
     size = layers // slices
     return [tuple(range(layers - size * (i + 1), layers - size * i)) for i in range(slices)]
+
+
+MakePlan = Callable[[Layout, Recipe, int], Plan]
+"""Makes a method's plan for a model of so many layers."""
 
 
 def s3t_plan(layout: Layout, recipe: Recipe, layers: int) -> Plan:

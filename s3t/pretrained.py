@@ -70,6 +70,7 @@ def _padding(name: str, kind: str, tokenizer: Any) -> int:
 
 
 def pretrained(name: str, device: torch.device) -> Text | Vision:
+    """Load a pack, a folder or a hub name in float32. ModelError if that cannot be done, or it is of no known family."""
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
@@ -81,7 +82,7 @@ def pretrained(name: str, device: torch.device) -> Text | Vision:
     if (file := Path(source) / "vit_s_focus.onnx").is_file():
         from s3t.onnx_vit import SETTINGS, read_vit
 
-        return Vision(read_vit(file), SETTINGS)
+        return Vision(read_vit(file, attention), SETTINGS)
     try:
         kind = str(AutoConfig.from_pretrained(source).model_type)
         if kind not in FAMILIES:

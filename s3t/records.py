@@ -225,6 +225,9 @@ class Recipe(Checked):
                 object.__setattr__(self, name, float(value))  # 2 and 2.0 epochs are one recipe and have one digest
             elif type(value) is not int:
                 raise RecipeError(f"{name}={value!r} is not a whole number; give {low} to {high}")
+        for name in ("rslora", "dora"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(f"{name}={getattr(self, name)!r} is neither true nor false; give one of them")
         known = ("mean-logits", "mean-probabilities", "vote")
         if self.ensemble not in known:
             raise RecipeError(

@@ -21,7 +21,7 @@ from s3t.backbone import Backbone, Encoded
 from s3t.blocks import ChainModel, ModelState
 from s3t.digests import tensors_digest
 from s3t.engine.mode import REFERENCE
-from s3t.errors import IsolationError, S3TError
+from s3t.errors import DivergedError, IsolationError
 from s3t.records import Recipe
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ Keep = Callable[[int, int, Callable[[Sequence[int]], dict[int, Any]]], Any]
 def train_node(backbone: Backbone, task: Task) -> Trained:
     """Train one node: its adapter, of shapes as PEFT has them, and the head (classes, hidden).
 
-    Raises IsolationError if any other tensor would change or has changed, S3TError if a gradient is not finite and the
+    Raises IsolationError if any other tensor would change or has changed, DivergedError if a gradient is not finite and the
     task forbids that.
     """
     stage, parent, seeds = task.stage, task.parent, task.seeds
@@ -151,7 +151,7 @@ def _run(model: ChainModel, task: Task) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_([*body, *head], recipe.clip)
         if task.finite and not torch.isfinite(norm):
-            raise S3TError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
+            raise DivergedError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
         optimizer.step()
         optimizer.zero_grad()
     for parameter in (*body, *head):

@@ -23,16 +23,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from s3t.data.tasks import metrics_of
-from s3t.errors import DataError, RecipeError, did_you_mean
+from s3t.errors import DataError, DivergedError, RecipeError, did_you_mean
 from s3t.metrics import measure
-from s3t.plan import Plan
+from s3t.plan import MakePlan, Plan
 from s3t.records import Dataset, Layout, Recipe
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
 
 FORMAT = 1
-MakePlan = Callable[[Layout, Recipe, int], Plan]
 LORA_GRID: Mapping[str, tuple[float, ...]] = {"lr": (1e-3, 2e-3, 4e-3), "head_lr": (3e-3, 1e-2)}
 FULL_GRID: Mapping[str, tuple[float, ...]] = {"lr": (5e-5, 1e-4, 2e-4), "head_lr": (3e-3, 1e-2)}
 """What is tried where nothing is said: full fine-tuning wants smaller steps than LoRA."""
@@ -188,7 +187,6 @@ def read_best(path: Path, method: str) -> Recipe:
 
 
 def _score(case: Case, plan: Plan, recipe: Recipe, seed: int) -> float | None:
-    from s3t.errors import S3TError
     from s3t.system import System
 
     data = case.data
@@ -201,9 +199,7 @@ def _score(case: Case, plan: Plan, recipe: Recipe, seed: int) -> float | None:
         try:
             system.fit(data.train)
             winners = system.predict([record.inputs for record in data.validation]).argmax(axis=1)
-        except S3TError as error:
-            if "diverged" not in str(error):
-                raise
+        except DivergedError:
             return None
         finally:
             system.close()

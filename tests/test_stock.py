@@ -230,12 +230,17 @@ def test_a_bfloat16_base_predicts_nearly_the_same(base: Base, examples: list[dic
     assert 0 < np.abs(found[0] - found[1]).max() < 0.1 * np.abs(found[0]).max()
 
 
-def test_attention_is_what_transformers_loads(tiny: Backbone) -> None:
-    eager = dataclasses.replace(tiny, model=copy.deepcopy(tiny.model))
-    eager.model.set_attn_implementation("eager")
-    assert text_base(eager).model.config._attn_implementation == "sdpa"
-    assert eager.model.config._attn_implementation == "eager"
-    assert text_base(tiny).model is tiny.model
+@pytest.mark.parametrize("had", ["sdpa", "eager"])
+@pytest.mark.parametrize("asked", ["sdpa", "eager"])
+def test_attention_is_what_the_options_say(tiny: Backbone, had: str, asked: Any) -> None:
+    given = dataclasses.replace(tiny, model=copy.deepcopy(tiny.model))
+    given.model.set_attn_implementation(had)  # S3T's reference engine takes the eager one on a GPU
+    prepared: Any = text_base(given).prepared(Options(attention=asked)).model
+    assert prepared.config._attn_implementation == asked
+    assert given.model.config._attn_implementation == had  # type: ignore[union-attr]
+    assert (prepared is given.model) == (had == asked)
+    half: Any = text_base(given).prepared(Options("bfloat16", half_base=True, attention=asked)).model
+    assert (half.config._attn_implementation, half.dtype) == (asked, torch.bfloat16)
 
 
 def test_an_empty_slice_trains_nothing(base: Base, examples: list[dict[str, Any]], tmp_path: Path) -> None:

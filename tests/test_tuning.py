@@ -14,7 +14,7 @@ from baselines.methods import METHODS
 from s3t import tuning
 from s3t.backbone import Backbone
 from s3t.cli import app
-from s3t.errors import DataError, RecipeError
+from s3t.errors import DataError, DivergedError, RecipeError, S3TError
 from s3t.records import Dataset, Layout, Recipe, Record
 
 BASE = Recipe(rank=2, epochs=1.0, batch_size=8)
@@ -92,19 +92,18 @@ def test_what_diverges_loses(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) ->
     assert tuning.best([bad, good]) == {"s3t": good}
     with pytest.raises(RecipeError, match="every recipe tried for s3t diverged; give smaller learning rates"):
         tuning.best([bad])
-    from s3t.errors import S3TError
     from s3t.system import System
 
-    def fails(message: str) -> Callable[..., None]:
+    def fails(error: S3TError) -> Callable[..., None]:
         def fit(self: System, *_: Any) -> None:
-            raise S3TError(message)
+            raise error
 
         return fit
 
-    monkeypatch.setattr(System, "fit", fails("training diverged at step 3 (gradient norm nan); lower lr=10.0"))
+    monkeypatch.setattr(System, "fit", fails(DivergedError("training diverged at step 3")))
     (trial,) = tuning.tune(tuning.Case(data(), tiny), plans("s3t"), {"s3t": [BASE]})
     assert trial.scores == (None,)
-    monkeypatch.setattr(System, "fit", fails("the disk is full"))
+    monkeypatch.setattr(System, "fit", fails(S3TError("the disk is full")))
     with pytest.raises(S3TError, match="the disk is full"):
         tuning.tune(tuning.Case(data(), tiny), plans("s3t"), {"s3t": [BASE]})
 

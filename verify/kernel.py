@@ -19,7 +19,7 @@ import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from s3t.errors import S3TError
+from s3t.errors import DivergedError
 from s3t.records import Recipe
 from verify.plans import Stage
 
@@ -83,7 +83,7 @@ class Trained:
 def train_node_slowly(backbone: Backbone, task: Task) -> Trained:
     """Train the adapter of the last stage and the head on the task's batches, on top of its parent.
 
-    Arguments and result are those of s3t.training.train_node. S3TError if a gradient is not finite (with ``finite``).
+    Arguments and result are those of s3t.training.train_node. DivergedError if a gradient is not finite (with ``finite``).
     """
     stages, parent, recipe, seeds = task.stages, task.parent, task.recipe, task.seeds
     stage = stages[-1]
@@ -226,7 +226,7 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
         nn.CrossEntropyLoss()(logits, labels).backward()
         norm = nn.utils.clip_grad_norm_(learning, recipe.clip, norm_type=2.0)
         if task.finite and not math.isfinite(float(norm)):
-            raise S3TError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
+            raise DivergedError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
         optimizer.step()
 
 

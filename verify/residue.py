@@ -43,6 +43,11 @@ PEFT_WORDS = (
     "attn.v",
     "q_lin",
     "v_lin",
+    "q_proj",
+    "v_proj",
+    "query_proj",
+    "value_proj",
+    "c_attn",
 )
 """Words that PEFT's configuration of an adapter holds, whatever the data."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -17,13 +16,9 @@ from s3t.records import Layout, Recipe, Record
 
 
 def text_base(backbone: Backbone) -> Base:
-    """Return S3T's base model as the stock pipeline reads it: with scaled dot-product attention, as transformers loads it."""
-    model: Any = backbone.model
-    if model.config._attn_implementation != "sdpa":  # S3T's reference engine takes the eager one on a GPU
-        model = copy.deepcopy(model)
-        model.set_attn_implementation("sdpa")
+    """Return S3T's base model as the stock pipeline reads it; :meth:`Base.prepared` chooses its attention."""
     return Base(
-        model=model,
+        model=backbone.model,
         layers=backbone.family.layers,
         depth=backbone.layers,
         hidden=backbone.hidden,

@@ -19,6 +19,20 @@ from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
 from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset, read_inputs
+from s3t.cli.options import (
+    Classes,
+    Data,
+    GroupColumn,
+    IdColumn,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Limit,
+    Run,
+    Test,
+    TextColumn,
+    Validation,
+)
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.planning import plan
 from s3t.cli.records import duplicates, report_before_training
@@ -50,14 +64,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; it holds everything and can be moved.")]
 CacheGb = Annotated[
     float, typer.Option(help="Fast engine: gigabytes of activations in memory; the rest goes to files.")
 ]
 Workers = Annotated[
     int, typer.Option(help="Processes that train at the same time, each with its share of the threads.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
 def main() -> None:
@@ -80,7 +92,7 @@ def fetch(
 @app.command()
 def train(
     run: Run,
-    data: Annotated[str, typer.Option(help="A pack, a hub name, or a local CSV, JSONL or parquet file.")] = "trec6",
+    data: Data = "trec6",
     model: Annotated[str, typer.Option(help="A pack, a folder or a hub name; 'tiny' for trials.")] = "minilm",
     method: Annotated[
         str, typer.Option(help="s3t, sequential, sisa-lora, sisa-full (each -lazy), retrain-...")
@@ -106,15 +118,15 @@ def train(
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: what is fast here.")] = "auto",
     cache_gb: CacheGb = 2.0,
     workers: Workers = 1,
-    text: Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")] = None,
-    image: Annotated[str | None, typer.Option(help="Column with paths of pictures (local files).")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
-    id_: Annotated[str | None, typer.Option("--id", help="Column of the stable id.")] = None,
-    group_by: Annotated[str | None, typer.Option(help="Column that says whose a record is: one slot each.")] = None,
-    classes: Annotated[str | None, typer.Option(help="All classes, separated by commas.")] = None,
-    validation: Annotated[str | None, typer.Option(help="File or split for tuning, never deletable.")] = None,
-    test: Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on a fixed subset of this many records.")] = None,
+    text: TextColumn = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    id_: IdColumn = None,
+    group_by: GroupColumn = None,
+    classes: Classes = None,
+    validation: Validation = None,
+    test: Test = None,
+    limit: Limit = None,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept slices without records.")] = False,
     copies: Annotated[bool, typer.Option("--duplicates/--no-duplicates", help="Report copies under other ids.")] = True,
     as_json: Json = False,

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from s3t.cli.options import Json
 from s3t.errors import RunError, S3TError
 
 Keys = Annotated[Path | None, typer.Option(help="Folder of keys (default $S3T_KEYS, else ~/.config/s3t/keys).")]
@@ -80,7 +81,7 @@ def check(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The run's folder, to compare with.")] = None,
     key: Annotated[Path | None, typer.Option(help="The signer's public key (KEYID.pub).")] = None,
     keys: Keys = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Verify a certificate, without torch, training data or any secret: 0 holds, 1 violated, 2 bad input, 3 undecided."""
     from verify.attest import check as checking

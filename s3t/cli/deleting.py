@@ -10,12 +10,10 @@ from typing import Annotated
 import typer
 
 from s3t.cli.inputs import choose_ids
+from s3t.cli.options import Json, Run
 from s3t.cli.output import print_result, shown
 from s3t.cli.records import Cut, Threshold, choose_shingles, with_copies
 from s3t.errors import DataError
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; it holds everything and can be moved.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
 def delete(

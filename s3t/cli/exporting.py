@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
+from s3t.cli.options import Json, Run
 from s3t.cli.output import print_result
-
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
 def export(

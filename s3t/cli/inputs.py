@@ -85,11 +85,16 @@ def choose_recipe(
         name, equals, value = pair.partition("=")
         if not equals:
             raise RecipeError(f"--recipe {pair!r} is not NAME=VALUE; write for example dropout=0.1")
-        try:
-            raw[name] = json.loads(value)
-        except ValueError:
-            raw[name] = value
+        raw[name] = typed(value)
     return Recipe.from_json(raw)
+
+
+def typed(value: str) -> Any:
+    """Return a field's value as it was typed: what JSON makes of it, else the word itself."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def read_dataset(spec: str, columns: dict[str, str | None], classes: str | None, limit: int | None) -> Dataset:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3t.cli.inputs import choose_recipe, read_dataset, read_prior
+from s3t.cli.options import Json, LabelColumn, TextColumn
 from s3t.cli.output import print_result
 from s3t.errors import S3TError
 
 if TYPE_CHECKING:
+    from s3t.plan import MakePlan
     from s3t.planner.curve import Curve
-    from s3t.planner.options import MakePlan, Needs, Option
+    from s3t.planner.options import Needs, Option
     from s3t.planner.price import Price
 
 RIVALS = ("sisa-lora", "retrain-lora")
@@ -32,8 +34,8 @@ def plan(
     data: Annotated[
         str, typer.Option(help="Records like yours to measure on: a pack, a hub name or a file.")
     ] = "trec6",
-    text: Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
     epochs: Annotated[float | None, typer.Option(help="Epochs per stage.")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of the LoRA matrices.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of the recipe.")] = None,
@@ -57,7 +59,7 @@ def plan(
     figure: Annotated[
         Path | None, typer.Option(help="Draw the options and the Pareto front there (PNG, SVG, PDF).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Weigh layouts: what each costs and bears, which are not beaten, and which one to take, in one sentence."""
     from baselines.methods import find

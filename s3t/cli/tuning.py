@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from s3t.cli.inputs import LAYOUT, choose_recipe, read_dataset
+from s3t.cli.inputs import LAYOUT, choose_recipe, read_dataset, typed
+from s3t.cli.options import (
+    Classes,
+    Data,
+    GroupColumn,
+    IdColumn,
+    ImageColumn,
+    Json,
+    LabelColumn,
+    Limit,
+    Test,
+    TextColumn,
+    Validation,
+)
 from s3t.cli.output import print_result
 from s3t.errors import RecipeError
 from s3t.records import Layout, Recipe
@@ -16,7 +28,7 @@ from s3t.records import Layout, Recipe
 
 def tune(
     out: Annotated[Path, typer.Argument(help="File for what was tried and chosen (JSON).")],
-    data: Annotated[str, typer.Option(help="A pack, a hub name, a local file, or a folder of pictures.")] = "trec6",
+    data: Data = "trec6",
     model: Annotated[str, typer.Option(help="A pack, a folder or a hub name; 'tiny' for trials.")] = "minilm",
     method: Annotated[list[str] | None, typer.Option(help="Methods, each tuned alike (s3t).")] = None,
     grid: Annotated[
@@ -30,14 +42,21 @@ def tune(
     slices: Annotated[int, typer.Option(help="Parts of a shard.")] = LAYOUT["slices"],
     engine: Annotated[str, typer.Option(help="reference, or fast.")] = "fast",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto.")] = "auto",
-    text: Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")] = None,
-    image: Annotated[str | None, typer.Option(help="Column with paths of pictures (local files).")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
-    classes: Annotated[str | None, typer.Option(help="All classes, separated by commas.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on a fixed subset of this many records.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+    text: TextColumn = None,
+    image: ImageColumn = None,
+    label: LabelColumn = None,
+    id_: IdColumn = None,
+    group_by: GroupColumn = None,
+    classes: Classes = None,
+    validation: Validation = None,
+    test: Test = None,
+    limit: Limit = None,
+    as_json: Json = False,
 ) -> None:
-    """Choose recipes on the validation split and write down all that was tried; `s3t train --tuned FILE` takes the best."""
+    """Choose recipes on the validation split and write down all that was tried; `s3t train --tuned FILE` takes the best.
+
+    With the same data options as `s3t train`, the split is the same, and the test records are not read.
+    """
     from baselines.methods import METHODS, UNDIVIDED, find
     from s3t import tuning
     from s3t.backbone import load
@@ -50,7 +69,8 @@ def tune(
     base, wanted = choose_recipe({}, recipe or []), dict(_values(pair) for pair in grid or [])
     grids = {name: tuning.grid(base, wanted or _usual(name)) for name in methods}
     chosen = tuning.same_budget(grids, trials)
-    dataset = read_dataset(data, {"text": text, "image": image, "label": label}, classes, limit)
+    columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
+    dataset = read_dataset(data, columns | {"validation": validation, "test": test}, classes, limit)
     case = tuning.Case(dataset, load(model), tuple(seed or [100]), engine, precision)
     layouts = {name: Layout(1, 1, 1) if name in UNDIVIDED else Layout(shards, slices, 1) for name in methods}
     plans = {name: (layouts[name], METHODS[name]) for name in methods}
@@ -71,13 +91,7 @@ def _values(pair: str) -> tuple[str, list[Any]]:
     name, equals, values = pair.partition("=")
     if not equals or not values:
         raise RecipeError(f"--grid {pair!r} is not NAME=V1,V2,...; write for example lr=0.001,0.004")
-    out: list[Any] = []
-    for value in values.split(","):
-        try:
-            out.append(json.loads(value))
-        except ValueError:
-            out.append(value)
-    return name, out
+    return name, [typed(value) for value in values.split(",")]
 
 
 def _told(trial: Any, wanted: Any, metric: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s3t.data.pictures import check_picture, read_picture
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tasks import find_task
 from s3t.errors import DataError, did_you_mean
@@ -61,8 +62,8 @@ def load_hub(
         if "train" not in tables:
             raise DataError(f"data {name!r} has no train split; it has {', '.join(map(str, tables))}")
         train = tables["train"]
-        if text is None and (shown := _pictures_in(train)):
-            columns = shown
+        if text is None:
+            columns = _pictures_in(train) or columns
         _check_columns(name, train.column_names, [*columns, named, *filter(None, (id, group))])
         chosen = _choose_splits(name, tables, named, validation, test, usual)
         own = getattr(train.features[named], "names", None)
@@ -72,11 +73,13 @@ def load_hub(
         parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
         for split, source in chosen.items():
             for number, row in enumerate(_as_files(tables[source])):
-                inputs = _inputs([row[column] for column in columns])
+                inputs = _inputs([row[column] for column in columns], Path(path))
                 if row[named] in _HIDDEN or not inputs:
                     continue
                 record_id = str(row[id]) if id else f"{source}-{number:07d}"
                 record_id = grouped(str(row[group] or ""), record_id) if group else record_id
+                if isinstance(shown := inputs.get("image"), bytes):
+                    check_picture(shown, f"record {record_id!r} of {name!r}")
                 answer = own[row[named]] if own else str(row[named])
                 record = Record(record_id, inputs, _index(known, answer, record_id))
                 parts[_place(record_id, split, chosen)].append(record)
@@ -101,11 +104,12 @@ def _as_files(table: Any) -> Any:
     return table
 
 
-def _inputs(cells: Sequence[Any]) -> Inputs:
-    """Return a row's inputs from its cells; nothing if the first is empty."""
+def _inputs(cells: Sequence[Any], folder: Path) -> Inputs:
+    """Return a row's inputs from its cells; nothing if the first is empty. Of a local ``folder`` no file outside it is read."""
     if isinstance(cells[0], Mapping):
-        file = cells[0]
-        data = file["bytes"] if file.get("bytes") else Path(file["path"]).read_bytes() if file.get("path") else b""
+        data, file = cells[0].get("bytes"), cells[0].get("path")
+        if not data and file:
+            data = read_picture(Path(file), folder if folder.is_dir() else Path(file).parent)
         return {"image": data} if data else {}
     texts = ["" if cell is None else str(cell) for cell in cells]
     return dict(zip(("text", "text_pair"), texts, strict=False)) if texts[0].strip() else {}

@@ -78,10 +78,18 @@ def read_picture(path: Path, root: Path) -> bytes:
         raise DataError(f"{path} leads out of {root}; give a path below it")
     try:
         data = path.read_bytes()
-        decode(data, 1)
-    except (OSError, DataError) as error:
-        raise DataError(f"{path} cannot be read as a picture: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); give the path of a picture") from error
+    check_picture(data, str(path))
     return data
+
+
+def check_picture(data: bytes, where: str) -> None:
+    """Raise DataError, naming ``where``, for bytes that cannot be decoded as a picture."""
+    try:
+        decode(data, 1)
+    except DataError as error:
+        raise DataError(f"{where} is not usable: {error}") from error
 
 
 def _record(root: Path, path: Path, name: str, label: int) -> Record:
@@ -89,7 +97,7 @@ def _record(root: Path, path: Path, name: str, label: int) -> Record:
 
 
 def _declared(tops: Mapping[Split, Path]) -> tuple[str, ...]:
-    """Return the names of the classes: folders, which no single record made, of the splits that are never deleted if any."""
+    """Return the names of the folders, by which classes are declared: of the splits that are never deleted if there are any."""
     fixed = [top for split, top in tops.items() if split != "train"] or list(tops.values())
     return tuple(sorted({place.name for top in fixed for place in _folders(top)}))
 

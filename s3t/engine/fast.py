@@ -20,7 +20,7 @@ from s3t.engine.activations import Piece, activate, gather
 from s3t.engine.encoder import Encoder
 from s3t.engine.layers import Block
 from s3t.engine.mode import Precision
-from s3t.errors import IsolationError, S3TError
+from s3t.errors import DivergedError, IsolationError
 from s3t.records import Recipe
 from s3t.training import Keep, Row, Task, Trained, reproducible, schedule, train_node
 
@@ -33,7 +33,7 @@ def train_node_fast(backbone: Backbone, task: Task, *, precision: Precision, kee
 
     The task's rows say of which slice they are, in order of id within it. ``keep``: where activations of slices are kept, by
     slice; they are computed here if None. Raises ModelError if the base model has no lean form, RecipeError for a LoRA
-    target that it does not have, IsolationError if a frozen tensor changed, S3TError if a gradient was not finite.
+    target that it does not have, IsolationError if a frozen tensor changed, DivergedError if a gradient was not finite.
     """
     stage, stages, recipe = task.stage, task.stages, task.recipe
     if any(s.kind == "full" for s in stages):
@@ -167,7 +167,9 @@ def _run(
         optimizer.zero_grad()
     if task.finite and norms and not bool(torch.isfinite(torch.stack(norms)).all()):
         step = next(i for i, norm in enumerate(norms) if not bool(torch.isfinite(norm)))
-        raise S3TError(f"training diverged at step {step} (gradient norm {float(norms[step])}); lower lr={recipe.lr}")
+        raise DivergedError(
+            f"training diverged at step {step} (gradient norm {float(norms[step])}); lower lr={recipe.lr}"
+        )
 
 
 def encode(

@@ -8,7 +8,7 @@ Capacity is exact (:mod:`s3t.capacity`), each record being requested at most onc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -20,13 +20,12 @@ from s3t.capacity.rates import requests_to_dead
 from s3t.capacity.survival import expected_share
 from s3t.errors import LayoutError
 from s3t.orders import cyclic, matching
-from s3t.plan import Plan, s3t_plan
+from s3t.plan import MakePlan, s3t_plan
 from s3t.planner.curve import Curve
 from s3t.planner.price import Price
 from s3t.planner.work import after_requests, upfront
 from s3t.records import Layout, Order, Recipe
 
-MakePlan = Callable[[Layout, Recipe, int], Plan]
 Trigger = Literal["first", "half", "last"]
 YEAR = 365.25
 """Days."""

@@ -79,7 +79,7 @@ def test_classes_come_from_what_is_never_deleted_or_are_declared(tmp_path: Path)
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", 40)
     (root / "cat" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"bad.png cannot be read as a picture: 10 bytes are no image"):
+    with pytest.raises(DataError, match=r"bad.png is not usable: 10 bytes are no image"):
         load(root)
     (root / "cat" / "bad.png").unlink()
     (tmp_path / "outside.png").write_bytes(picture(1))
@@ -129,7 +129,9 @@ def test_a_column_of_paths(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"secret.png leads out of"):
         load_local(table, image="file", label="kind", classes=("0", "1"))
     table.write_text("\n".join(["file,kind", "shots/none.png,0", *(line.rpartition(",")[0] for line in lines)]))
-    with pytest.raises(DataError, match=r"none.png cannot be read as a picture"):
+    with pytest.raises(
+        DataError, match=r"none.png cannot be read \(No such file or directory\); give the path of a picture"
+    ):
         load_local(table, image="file", label="kind", classes=("0", "1"))
 
 
@@ -149,6 +151,25 @@ def test_the_hubs_column_of_pictures_is_not_decoded(tmp_path: Path, column: str)
     assert data.classes == ("no", "yes") and len(data.train) + len(data.validation) == 12
     assert [record.inputs for record in data.test] == [{"image": picture(n)} for n in range(4)]
     assert load(tmp_path, text=column).digest == data.digest
+
+
+def test_a_bad_picture_of_the_hub_is_named_and_no_file_outside_is_read(tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    (tmp_path / "outside.png").write_bytes(picture(1))
+    cases = (
+        ({"bytes": b"no picture", "path": None}, "record 'train-0000003' of .* is not usable: 10 bytes are no image"),
+        ({"bytes": None, "path": str(tmp_path / "outside.png")}, "outside.png leads out of .*hub"),
+    )
+    for number, (bad, message) in enumerate(cases):
+        folder = tmp_path / f"hub-{number}"
+        (folder / "data").mkdir(parents=True)
+        cells = [{"bytes": picture(n), "path": None} for n in range(6)]
+        cells[3] = bad
+        made = datasets.Dataset.from_dict({"image": cells, "label": [n % 2 for n in range(6)]}, features=features)
+        made.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+        with pytest.raises(DataError, match=message):
+            load(folder)
 
 
 def test_image_sets_have_names() -> None:

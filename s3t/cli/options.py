@@ -1,0 +1,21 @@
+"""Arguments and options that several commands share: the run, the form of the answer, which data and which of its columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; it holds everything and can be moved.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+Data = Annotated[str, typer.Option(help="A pack, a hub name, a CSV, JSONL or parquet file, or a folder of images.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column with paths of images (local files).")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
+IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the stable id.")]
+GroupColumn = Annotated[str | None, typer.Option(help="Column that says whose a record is: one slot each.")]
+Classes = Annotated[str | None, typer.Option(help="All classes, separated by commas.")]
+Validation = Annotated[str | None, typer.Option(help="File or split for tuning, never deletable.")]
+Test = Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Train on a fixed subset of this many records.")]
