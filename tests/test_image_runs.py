@@ -1,4 +1,4 @@
-"""A run of pictures, end to end by the command line: train, predict, delete, audit, in both engines."""
+"""A run of images, end to end by the command line: train, predict, delete, audit, in both engines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def call(*args: str | Path) -> str:
 
 @pytest.fixture
 def flags(tmp_path: Path) -> Path:
-    """Ninety pictures of one colour each, with noise, in folders by colour."""
+    """Ninety images of one colour each, with noise, in folders by colour."""
     draw = np.random.default_rng(0)
     for number in range(90):
         name, colour = list(COLOURS.items())[number % 3]

@@ -18,7 +18,7 @@ from PIL import Image
 from s3t.backbone import load
 from s3t.data.decoding import decode as read
 from s3t.errors import DataError, ModelError
-from s3t.images import ImageBackbone, Picture, image_backbone
+from s3t.images import EncodedImage, ImageBackbone, image_backbone
 
 
 def decode(data: bytes, size: int) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_a_large_image_is_brought_to_size_and_a_small_one_is_not() -> None:
     ("data", "message"),
     [
         (b"", "0 bytes are no image that can be read"),
-        (b"no picture", "10 bytes are no image that can be read"),
+        (b"no image", "8 bytes are no image that can be read"),
         (file(Image.new("I;16", (2, 2))), "an image of mode I;16 is not read; convert it to 8 bits a channel"),
         (file(Image.new("F", (2, 2)), "TIFF"), "an image of mode F is not read"),
         (file(shades(30, 30))[:200], "200 bytes are no image that can be read"),
@@ -114,10 +114,10 @@ def test_an_image_does_not_depend_on_its_batch(tiny_vit: ImageBackbone) -> None:
         assert torch.equal(together[i], tiny_vit.collate([row])["pixel_values"][0])
 
 
-def test_a_picture_travels_to_a_worker_as_bytes(tiny_vit: ImageBackbone) -> None:
+def test_an_image_travels_to_a_worker_as_bytes(tiny_vit: ImageBackbone) -> None:
     (row,) = tiny_vit.encode([{"image": file(shades(5, 4))}], 32)
     other = pickle.loads(pickle.dumps(row))
-    assert isinstance(row, Picture) and isinstance(other, Picture)
+    assert isinstance(row, EncodedImage) and isinstance(other, EncodedImage)
     assert torch.equal(row.pixels, other.pixels) and (other.length, other.flipped) == (row.length, False)
 
 

@@ -47,7 +47,7 @@ def test_the_real_model_reads_six_by_six_patches() -> None:
     assert isinstance(base, ImageBackbone)
     assert (base.kind, base.layers, base.hidden, base.size, base.tokens) == ("dinov2", 12, 384, 84, 37)
     assert base.digest == load("vit-s", torch.device("cpu")).digest
-    pictures = torch.randint(256, (2, 3, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(256, (2, 3, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        hidden = base.model(**base.collate(base.resident(pictures))).last_hidden_state
+        hidden = base.model(**base.collate(base.resident(images))).last_hidden_state
     assert hidden.shape == (2, 37, 384) and bool(hidden.isfinite().all())

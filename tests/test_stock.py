@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from baselines.methods import make_plan
-from baselines.stock.images import Pictures, Preprocess, image_base
+from baselines.stock.images import Images, Preprocess, image_base
 from baselines.stock.model import Base, Classifier, load_chain
 from baselines.stock.options import Options
 from baselines.stock.text import partition, text_base, text_examples
@@ -316,22 +316,22 @@ def vision() -> Base:
         return image_base(ViTForImageClassification(config))
 
 
-def _pictures(count: int, transform: Any) -> Pictures:
+def _images(count: int, transform: Any) -> Images:
     draw = np.random.default_rng(3)
     arrays = [draw.integers(0, 256, (9, 12, 3), dtype=np.uint8) for _ in range(count)]
     images = [Image.fromarray(array) if i % 2 else array for i, array in enumerate(arrays)]
-    return Pictures(images, [i % 2 for i in range(count)], transform)
+    return Images(images, [i % 2 for i in range(count)], transform)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_images_train_through_the_same_pipeline(vision: Base, tmp_path: Path, workers: int) -> None:
     plan = s3t_plan(Layout(1, 2, 1), RECIPE, vision.depth)
-    pictures = _pictures(16, Preprocess(16))
+    images = _images(16, Preprocess(16))
     slots = {(0, 0): range(8), (0, 1): range(8, 16)}
-    done = fit(vision, plan, RECIPE, pictures, slots, 2, tmp_path, options=Options(workers=workers))
+    done = fit(vision, plan, RECIPE, images, slots, 2, tmp_path, options=Options(workers=workers))
     work = upfront(plan, 16, 4)
     assert (done.records, done.layer_passes) == (work.record_passes, work.layer_passes)
-    unflipped = _pictures(16, Preprocess(16, flip=0.0))
+    unflipped = _images(16, Preprocess(16, flip=0.0))
     assert done.predict(unflipped).shape == (16, 2)
     assert np.array_equal(done.predict(unflipped), done.predict(unflipped))
 
@@ -350,9 +350,9 @@ def test_preprocessing_resizes_flips_and_normalises() -> None:
 
 def test_wrong_images_are_refused(vision: Base, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 images do not fit 1 labels"):
-        Pictures([np.zeros((2, 2, 3), np.uint8)] * 2, [0], Preprocess(4))
+        Images([np.zeros((2, 2, 3), np.uint8)] * 2, [0], Preprocess(4))
     with pytest.raises(DataError, match="image 0 is a ndarray; give PIL images or uint8 arrays"):
-        Pictures([np.zeros((2, 2, 3), np.float32)], [0], Preprocess(4))  # type: ignore[list-item]
+        Images([np.zeros((2, 2, 3), np.float32)], [0], Preprocess(4))  # type: ignore[list-item]
     with pytest.raises(DataError, match="size=0"):
         Preprocess(0)
     with pytest.raises(ModelError, match="a Linear is not a vision transformer"):

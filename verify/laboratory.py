@@ -109,7 +109,7 @@ def poison(backbone: Backbone, words: Sequence[str]) -> Backbone:
 def quiet_word(backbone: Backbone, avoid: Sequence[Record], max_length: int) -> str | None:
     """Return a word with a token of its own, none of whose own tokens occurs in ``avoid``; None if none is found.
 
-    None too for a model that reads images: no picture is the only one with some value.
+    None too for a model that reads images: no image is the only one with some value.
     """
     if backbone.family.reads == "image":
         return None

@@ -21,7 +21,7 @@ from verify.report import Finding, Verdict
 
 CHECK = "E1c loud"
 EXTREME = "zzyzx " * 400
-"""One word, over and over: longer than any recipe's limit on tokens. In the place of a picture: black and white squares."""
+"""One word, over and over: longer than any recipe's limit on tokens. In the place of an image: black and white squares."""
 
 
 def check_loud(case: Case, classes: int, progress: Progress | None = None) -> list[Finding]:
@@ -92,14 +92,14 @@ def replaced(case: Case, kind: str, classes: int, quiet: str | None = None) -> l
     return out
 
 
-def _with(record: Record, text: str, picture: bytes | None) -> dict[str, str | bytes]:
-    """Return the record's inputs with ``text`` in its texts, and ``picture`` in its pictures unless None."""
-    return {name: text if isinstance(value, str) else picture or value for name, value in record.inputs.items()}
+def _with(record: Record, text: str, image: bytes | None) -> dict[str, str | bytes]:
+    """Return the record's inputs with ``text`` in its texts, and ``image`` in its images unless None."""
+    return {name: text if isinstance(value, str) else image or value for name, value in record.inputs.items()}
 
 
 @functools.cache
 def _squares() -> bytes:
-    """Return a picture file of black and white squares: the largest contrast that there is."""
+    """Return an image file of black and white squares: the largest contrast that there is."""
     from PIL import Image
 
     out = io.BytesIO()

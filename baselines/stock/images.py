@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from baselines.stock.model import Base
 from s3t.errors import DataError, ModelError
 
-Picture = Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
+Raster = Image.Image | np.ndarray[Any, np.dtype[np.uint8]]
 Transform = Callable[[Image.Image], Tensor]
 
 _PAIRS = (("query", "value"), ("q_proj", "v_proj"))
@@ -51,13 +51,13 @@ class Preprocess:
         return (pixels - self.mean) / self.deviation
 
 
-class Pictures(Sequence[Mapping[str, Any]]):
+class Images(Sequence[Mapping[str, Any]]):
     """Images and labels as examples, transformed each time they are read (so in the loader's workers).
 
     ``images``: PIL images, or uint8 arrays of shape (height, width, 3). DataError for another kind or unequal numbers.
     """
 
-    def __init__(self, images: Sequence[Picture], labels: Sequence[int], transform: Transform) -> None:
+    def __init__(self, images: Sequence[Raster], labels: Sequence[int], transform: Transform) -> None:
         if len(images) != len(labels):
             raise DataError(f"{len(images)} images do not fit {len(labels)} labels; give one label per image")
         for position, image in enumerate(images):

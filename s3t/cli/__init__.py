@@ -183,10 +183,10 @@ def train(
 def predict(
     run: Run,
     input_: Annotated[
-        Path | None, typer.Option("--input", help="CSV, JSONL, parquet, or a folder of pictures (else the test rows).")
+        Path | None, typer.Option("--input", help="CSV, JSONL, parquet, or a folder of images (else the test rows).")
     ] = None,
     text: Annotated[str, typer.Option(help="Column of the text in --input.")] = "text",
-    image: Annotated[str | None, typer.Option(help="Column with paths of pictures in --input.")] = None,
+    image: Annotated[str | None, typer.Option(help="Column with paths of images in --input.")] = None,
     as_json: Json = False,
 ) -> None:
     """Classify the rows of a file, or the run's test rows (and then print the task's metrics)."""

@@ -116,18 +116,18 @@ def choose_ids(ids: list[str], count: int) -> list[str]:
 
 
 def read_inputs(path: Path, text: str, image: str | None) -> dict[str, Inputs]:
-    """Return what is to be classified, by name: pictures of a folder by path, or rows of a file by number from 0.
+    """Return what is to be classified, by name: images of a folder by path, or rows of a file by number from 0.
 
-    A file's rows are its column ``text``, or the pictures at the paths in its column ``image``, below the file's folder.
+    A file's rows are its column ``text``, or the images at the paths in its column ``image``, below the file's folder.
     Raises DataError if it cannot be read as such.
     """
-    from s3t.data.pictures import SUFFIXES, read_picture
+    from s3t.data.image_folders import SUFFIXES, read_image
     from s3t.data.tables import read_table
 
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        return {file.relative_to(path).as_posix(): {"image": read_picture(file, path)} for file in files}
+        return {file.relative_to(path).as_posix(): {"image": read_image(file, path)} for file in files}
     cells = read_table(path).column(image or text)
     if image is None:
         return {str(row): {"text": cell} for row, cell in enumerate(cells)}
-    return {str(row): {"image": read_picture(path.parent / cell, path.parent)} for row, cell in enumerate(cells)}
+    return {str(row): {"image": read_image(path.parent / cell, path.parent)} for row, cell in enumerate(cells)}

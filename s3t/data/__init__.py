@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from s3t.data.fetch import available, fetch
 from s3t.data.hub import is_hub_name, load_hub
+from s3t.data.image_folders import is_image_folder, load_images
 from s3t.data.local import load_local
 from s3t.data.packs import PACKS, Pack
-from s3t.data.pictures import is_image_folder, load_images
 from s3t.data.spec import read_spec
 from s3t.data.tables import READERS
 from s3t.errors import DataError, ModelError, did_you_mean
@@ -24,7 +24,7 @@ __all__ = ["available", "fetch", "load", "load_hub", "load_images", "load_local"
 
 def load(spec: str | os.PathLike[str], **columns: Any) -> Dataset:
     """Return the data set that ``spec`` names: a pack, a .csv, .jsonl or .parquet file, a folder of
-    pictures, a folder or name of the hub.
+    images, a folder or name of the hub.
 
     ``columns`` (text, label, id, classes, validation, test) go to :func:`load_local` or :func:`load_hub`; a file's may stand
     in the spec itself (``rows.csv?text=sentence``), as a data set's ``source`` has them. Raises DataError for a name
@@ -69,7 +69,7 @@ def _fitting(columns: dict[str, Any], folder: str) -> dict[str, Any]:
     odd = sorted(set(columns) - {"classes", "name"})
     if odd:
         raise DataError(
-            f"{folder} is a folder of pictures, which has no columns or files to name; leave out {', '.join(odd)}"
+            f"{folder} is a folder of images, which has no columns or files to name; leave out {', '.join(odd)}"
         )
     return columns
 

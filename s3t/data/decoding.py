@@ -1,4 +1,4 @@
-"""Picture files to pixels, by Pillow: what is read, what becomes of it, and what is refused. No torch, no torchvision."""
+"""Image files to pixels, by Pillow: what is read, what becomes of it, and what is refused. No torch, no torchvision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Return a picture file's pixels, (height, width, 3): the first frame, upright by its EXIF tag, in RGB.
+    """Return an image file's pixels, (height, width, 3): the first frame, upright by its EXIF tag, in RGB.
 
     Transparent parts become white. One that has more than ``size`` x ``size`` pixels is brought to that size by Pillow's
     bilinear filter; a smaller one keeps its own. DataError for what Pillow cannot read, for images that it takes for a

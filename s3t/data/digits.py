@@ -38,7 +38,7 @@ def parse(pack: Pack, folder: Path) -> Dataset:
 
 
 def png(shade: Any) -> bytes:
-    """Return a grey picture (height, width), uint8, as a PNG file; little compressed, for that is faster."""
+    """Return a grey image (height, width), uint8, as a PNG file; little compressed, for that is faster."""
     from PIL import Image
 
     out = io.BytesIO()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s3t.data.pictures import check_picture, read_picture
+from s3t.data.image_folders import check_image, read_image
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tasks import find_task
 from s3t.errors import DataError, did_you_mean
@@ -42,7 +42,7 @@ def load_hub(
     """Return a hub data set, or that of a local folder in the hub's format.
 
     ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``. A
-    column of pictures, named by ``text`` or the only one where there is no column "text", gives ``{"image": bytes}``.
+    column of images, named by ``text`` or the only one where there is no column "text", gives ``{"image": bytes}``.
     ``id``: column of the ids, else the split and position of the row. ``group``: column that says whose a row is, as in
     :func:`s3t.data.local.load_local`. Classes are the label feature's own names unless
     declared. ``validation``, ``test``: the splits' names. A test split whose labels are hidden (-1) is not used: the
@@ -63,7 +63,7 @@ def load_hub(
             raise DataError(f"data {name!r} has no train split; it has {', '.join(map(str, tables))}")
         train = tables["train"]
         if text is None:
-            columns = _pictures_in(train) or columns
+            columns = _images_in(train) or columns
         _check_columns(name, train.column_names, [*columns, named, *filter(None, (id, group))])
         chosen = _choose_splits(name, tables, named, validation, test, usual)
         own = getattr(train.features[named], "names", None)
@@ -79,15 +79,15 @@ def load_hub(
                 record_id = str(row[id]) if id else f"{source}-{number:07d}"
                 record_id = grouped(str(row[group] or ""), record_id) if group else record_id
                 if isinstance(shown := inputs.get("image"), bytes):
-                    check_picture(shown, f"record {record_id!r} of {name!r}")
+                    check_image(shown, f"record {record_id!r} of {name!r}")
                 answer = own[row[named]] if own else str(row[named])
                 record = Record(record_id, inputs, _index(known, answer, record_id))
                 parts[_place(record_id, split, chosen)].append(record)
     return Dataset(name, known, tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), source=name)
 
 
-def _pictures_in(table: Any) -> list[str]:
-    """Return the only column of pictures, in a list, of a table without a column "text"; else nothing."""
+def _images_in(table: Any) -> list[str]:
+    """Return the only column of images, in a list, of a table without a column "text"; else nothing."""
     import datasets
 
     found = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
@@ -95,7 +95,7 @@ def _pictures_in(table: Any) -> list[str]:
 
 
 def _as_files(table: Any) -> Any:
-    """Return the table with pictures as the bytes of their files, not decoded."""
+    """Return the table with images as the bytes of their files, not decoded."""
     import datasets
 
     for name, feature in table.features.items():
@@ -109,7 +109,7 @@ def _inputs(cells: Sequence[Any], folder: Path) -> Inputs:
     if isinstance(cells[0], Mapping):
         data, file = cells[0].get("bytes"), cells[0].get("path")
         if not data and file:
-            data = read_picture(Path(file), folder if folder.is_dir() else Path(file).parent)
+            data = read_image(Path(file), folder if folder.is_dir() else Path(file).parent)
         return {"image": data} if data else {}
     texts = ["" if cell is None else str(cell) for cell in cells]
     return dict(zip(("text", "text_pair"), texts, strict=False)) if texts[0].strip() else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from s3t.data.pictures import read_picture
+from s3t.data.image_folders import read_image
 from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tables import read_table
@@ -16,7 +16,7 @@ from s3t.errors import DataError, did_you_mean
 from s3t.records import SEPARATOR, Dataset, Inputs, Record, grouped
 
 Raw = tuple[str, str, str]
-"""(id, text or path of a picture, class name)."""
+"""(id, text or path of an image, class name)."""
 
 
 def load_local(
@@ -34,7 +34,7 @@ def load_local(
 ) -> Dataset:
     """Return the records of ``path`` (.csv, .jsonl or .parquet) as a data set; inputs are ``{"text": ...}``.
 
-    ``image``: column with paths of pictures, relative to the file's folder and below it; inputs then are ``{"image": bytes}``.
+    ``image``: column with paths of images, relative to the file's folder and below it; inputs then are ``{"image": bytes}``.
     ``id``: column with stable, unique ids; without it a row's id is its position in the file (``row-000001``), so that
     editing the file later would give other records the ids. ``group``: column that says whose a record is, a person say;
     ids then are grouped (:func:`s3t.records.grouped`), and a group lies in one split and one slot. ``validation``, ``test``:
@@ -84,7 +84,7 @@ def load_local(
 
 
 def _inputs(folder: Path, cell: str, image: str | None) -> Inputs:
-    return {"text": cell} if image is None else {"image": read_picture(folder / cell, folder)}
+    return {"text": cell} if image is None else {"image": read_image(folder / cell, folder)}
 
 
 def _word(path: str | Path | None) -> str | None:

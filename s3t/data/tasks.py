@@ -16,7 +16,7 @@ GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
 
 @dataclass(frozen=True)
 class Task:
-    """``path`` and ``config`` on the hub, one or two text ``columns`` or one of pictures, names in :mod:`s3t.metrics`,
+    """``path`` and ``config`` on the hub, one or two text ``columns`` or one of images, names in :mod:`s3t.metrics`,
     validation's split, the ``label`` column.
     """
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from s3t.errors import DataError
-from s3t.images import Picture
+from s3t.images import EncodedImage
 from s3t.records import canonical_json
 from s3t.training import Row
 
@@ -27,7 +27,7 @@ def with_flips(
     """
     other = []
     for row, name in zip(rows, ids, strict=True):
-        if not isinstance(row.encoded, Picture):
+        if not isinstance(row.encoded, EncodedImage):
             raise DataError(f"record {name!r} is no image, so it cannot be flipped")
         other.append(replace(row, encoded=replace(row.encoded, flipped=True)))
     visits: Counter[int] = Counter()

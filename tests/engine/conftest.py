@@ -100,11 +100,11 @@ def dinov2() -> ImageBackbone:
 
 
 @pytest.fixture(scope="session")
-def pictures(vit: ImageBackbone) -> list[Row]:
+def images(vit: ImageBackbone) -> list[Row]:
     """Eight images of three classes and two slices."""
     torch.manual_seed(1)
     images = torch.randint(256, (8, 3, 12, 12), dtype=torch.uint8)
-    return [Row(picture, i % 3, i % 2) for i, picture in enumerate(vit.resident(images))]
+    return [Row(image, i % 3, i % 2) for i, image in enumerate(vit.resident(images))]
 
 
 @pytest.fixture(
@@ -116,17 +116,17 @@ def shape(
     vit: ImageBackbone,
     deit: ImageBackbone,
     dinov2: ImageBackbone,
-    pictures: list[Row],
+    images: list[Row],
 ) -> Shape:
     """Each shape in turn."""
     if request.param in ("vit", "deit", "dinov2"):
         vit = {"vit": vit, "deit": deit, "dinov2": dinov2}[request.param]
-        pictures = [replace(row, encoded=replace(row.encoded, length=vit.tokens)) for row in pictures]
-        encoded = [row.encoded for row in pictures]
+        images = [replace(row, encoded=replace(row.encoded, length=vit.tokens)) for row in images]
+        encoded = [row.encoded for row in images]
 
         def features(body: Any) -> Tensor:
             return body(**vit.collate(encoded)).last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
-        return Shape(vit, pictures, features, ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"))
+        return Shape(vit, images, features, ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"))
     how = {"llama": (2, "plain"), "llama, every head its own": (4, "plain"), "llama3, one group": (1, "llama3")}
     return llama(*how[request.param])

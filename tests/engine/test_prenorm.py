@@ -17,7 +17,7 @@ from s3t.engine.fast import encode, train_node_fast
 from s3t.engine.flips import with_flips
 from s3t.engine.prenorm import PreNormEncoder
 from s3t.errors import DataError, ModelError
-from s3t.images import ImageBackbone, Picture, image_backbone
+from s3t.images import EncodedImage, ImageBackbone, image_backbone
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
 from s3t.training import Row, Seeds, Task
@@ -92,37 +92,37 @@ def test_other_images_are_refused(vit: ImageBackbone, images: Tensor) -> None:
         vit.resident(images)
 
 
-def test_what_is_no_image_model_or_no_image(vit: ImageBackbone, pictures: list[Row]) -> None:
+def test_what_is_no_image_model_or_no_image(vit: ImageBackbone, images: list[Row]) -> None:
     with pytest.raises(ModelError, match="a BertModel is no vision transformer"):
         image_backbone(load("tiny-2", CPU).model, "bert", CPU)
     with pytest.raises(DataError, match="this model reads a field 'image'"):
         vit.encode([{"text": "a"}], 8)
     text = load("tiny-2", CPU).encode([{"text": "a"}], 8)
     with pytest.raises(DataError, match="record 'b' is no image"):
-        with_flips([pictures[0], Row(text[0], 0)], ["a", "b"], [[0]], 0)
+        with_flips([images[0], Row(text[0], 0)], ["a", "b"], [[0]], 0)
 
 
-def test_flips_are_functions_of_seed_visit_and_record(pictures: list[Row]) -> None:
+def test_flips_are_functions_of_seed_visit_and_record(images: list[Row]) -> None:
     ids, batches = [f"id {i}" for i in range(8)], [[0, 1, 2, 3], [4, 5, 6, 7]] * 40
-    doubled, drawn = with_flips(pictures, ids, batches, 7)
-    assert [row.piece for row in doubled] == [row.piece for row in pictures] * 2
+    doubled, drawn = with_flips(images, ids, batches, 7)
+    assert [row.piece for row in doubled] == [row.piece for row in images] * 2
     encoded = [row.encoded for row in doubled]
-    assert [isinstance(p, Picture) and p.flipped for p in encoded] == [False] * 8 + [True] * 8
+    assert [isinstance(p, EncodedImage) and p.flipped for p in encoded] == [False] * 8 + [True] * 8
     assert [[i % 8 for i in batch] for batch in drawn] == batches
     flips = [i >= 8 for batch in drawn for i in batch]
     assert 0.4 < sum(flips) / len(flips) < 0.6
-    assert with_flips(pictures, ids, batches, 7)[1] == drawn != with_flips(pictures, ids, batches, 8)[1]
-    without, again = with_flips(pictures[1:], ids[1:], [[i - 1 for i in batch if i] for batch in batches], 7)
+    assert with_flips(images, ids, batches, 7)[1] == drawn != with_flips(images, ids, batches, 8)[1]
+    without, again = with_flips(images[1:], ids[1:], [[i - 1 for i in batch if i] for batch in batches], 7)
     assert len(without) == 14
     kept = [[(i % 8, i >= 8) for i in batch if i % 8] for batch in drawn]
     assert [[(i % 7 + 1, i >= 7) for i in batch] for batch in again] == kept, "others' draws are their own"
 
 
-def test_a_node_with_flips_is_a_function_of_itself(vit: ImageBackbone, pictures: list[Row]) -> None:
+def test_a_node_with_flips_is_a_function_of_itself(vit: ImageBackbone, images: list[Row]) -> None:
     ids = [f"id {i}" for i in range(8)]
 
     def trained(seed: int) -> Tensor:
-        doubled, batches = with_flips(pictures, ids, [[0, 1, 2, 3], [4, 5, 6, 7], [1, 6]], seed)
+        doubled, batches = with_flips(images, ids, [[0, 1, 2, 3], [4, 5, 6, 7], [1, 6]], seed)
         task = Task(PLAN.stages[:1], None, doubled, batches, RECIPE, Seeds(1, 2, 3), 3)
         return train_node_fast(vit, task, precision="bfloat16").head["weight"]
 

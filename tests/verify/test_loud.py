@@ -98,7 +98,7 @@ def test_without_source_or_laboratory_it_is_undecided(live: Any) -> None:
         assert live.audit("E1c", **options).verdict is Verdict.UNDECIDED
 
 
-def test_pictures_become_black_and_white_squares() -> None:
+def test_images_become_black_and_white_squares() -> None:
     images = [Record(f"r{i}", {"image": bytes([i]), "caption": "a cat"}, 0) for i in range(3)]
     loud = replaced(case(images, "r1"), "extreme", 2)
     assert [record.id for record in loud] == ["r0", "r1", "r2"] and loud[0] == images[0]

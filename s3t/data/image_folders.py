@@ -12,7 +12,7 @@ from s3t.errors import DataError, did_you_mean
 from s3t.records import Dataset, Record
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-"""Endings of picture files; files with other endings are left out."""
+"""Endings of image files; files with other endings are left out."""
 SPLITS: Mapping[str, Split] = {
     "train": "train",
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -22,19 +22,19 @@ SPLITS: Mapping[str, Split] = {
 
 
 def is_image_folder(folder: Path) -> bool:
-    """Say whether there is a picture in ``folder``/class or in ``folder``/split/class, and no picture or table beside them."""
+    """Say whether there is an image in ``folder``/class or in ``folder``/split/class, and no image or table beside them."""
     if any(path.suffix.lower() in (*SUFFIXES, ".parquet", ".csv", ".jsonl", ".json") for path in folder.iterdir()):
         return False
-    return any(next(_pictures(place), None) for place in _classes_in(folder))
+    return any(next(_images(place), None) for place in _classes_in(folder))
 
 
 def load_images(folder: str | Path, *, classes: Sequence[str] | None = None, name: str | None = None) -> Dataset:
-    """Return the pictures of a folder as a data set; inputs are ``{"image": the file's bytes}``.
+    """Return the images of a folder as a data set; inputs are ``{"image": the file's bytes}``.
 
     ``folder`` has a folder per class, or folders ``train``, ``validation`` (or valid, val, dev), ``test`` with those in them;
     a split without a folder is a tenth of train by a hash of the id. An id is the file's path below its split's folder, with
     slashes, such as ``cat/001.png``. ``classes``: all labels in index order; without them the sorted names of the folders,
-    of validation and test where these have their own. Every picture is decoded once here, so that a
+    of validation and test where these have their own. Every image is decoded once here, so that a
     bad one is named. Raises DataError for one that cannot be read, a link that leads out of the folder, an id that two splits
     share, or a class that is not declared.
     """
@@ -56,7 +56,7 @@ def load_images(folder: str | Path, *, classes: Sequence[str] | None = None, nam
                     f"{place} is of class {place.name!r}, which is not among {list(declared)}"
                     f"{did_you_mean(place.name, declared)}; declare all classes with --classes"
                 )
-            for path in _pictures(place):
+            for path in _images(place):
                 record = _record(root, path, path.relative_to(top).as_posix(), declared.index(place.name))
                 if seen.setdefault(record.id, split) != split:
                     raise DataError(
@@ -64,28 +64,26 @@ def load_images(folder: str | Path, *, classes: Sequence[str] | None = None, nam
                     )
                 parts[_place(record.id, split, tops)].append(record)
     if not parts["train"]:
-        raise DataError(
-            f"{root} leaves no pictures to train on; give folders per class with files ending in {SUFFIXES}"
-        )
+        raise DataError(f"{root} leaves no images to train on; give folders per class with files ending in {SUFFIXES}")
     source = write_spec(str(root), {"classes": None if classes is None else list(classes), "name": name})
     train, validation, test = (tuple(parts[split]) for split in ("train", "validation", "test"))
     return Dataset(name or root.name, declared, train, validation, test, source)
 
 
-def read_picture(path: Path, root: Path) -> bytes:
-    """Return a picture file's bytes. DataError for one that cannot be decoded, and for a path that leads out of ``root``."""
+def read_image(path: Path, root: Path) -> bytes:
+    """Return an image file's bytes. DataError for one that cannot be decoded, and for a path that leads out of ``root``."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{path} leads out of {root}; give a path below it")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); give the path of a picture") from error
-    check_picture(data, str(path))
+        raise DataError(f"{path} cannot be read ({error.strerror}); give the path of an image") from error
+    check_image(data, str(path))
     return data
 
 
-def check_picture(data: bytes, where: str) -> None:
-    """Raise DataError, naming ``where``, for bytes that cannot be decoded as a picture."""
+def check_image(data: bytes, where: str) -> None:
+    """Raise DataError, naming ``where``, for bytes that cannot be decoded as an image."""
     try:
         decode(data, 1)
     except DataError as error:
@@ -93,7 +91,7 @@ def check_picture(data: bytes, where: str) -> None:
 
 
 def _record(root: Path, path: Path, name: str, label: int) -> Record:
-    return Record(name, {"image": read_picture(path, root)}, label)
+    return Record(name, {"image": read_image(path, root)}, label)
 
 
 def _declared(tops: Mapping[Split, Path]) -> tuple[str, ...]:
@@ -119,8 +117,8 @@ def _classes_in(folder: Path) -> list[Path]:
     return [place for top in tops for place in _folders(top)]
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    """Yield the pictures in a class's folder and in folders below it, sorted."""
+def _images(folder: Path) -> Iterator[Path]:
+    """Yield the images in a class's folder and in folders below it, sorted."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
             yield path

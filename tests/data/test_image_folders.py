@@ -1,4 +1,4 @@
-"""Pictures as records: folders per class, columns of paths, and the hub's image columns."""
+"""Images as records: folders per class, columns of paths, and the hub's image columns."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from s3t.data import load, load_images
+from s3t.data.image_folders import is_image_folder
 from s3t.data.local import load_local
-from s3t.data.pictures import is_image_folder
 from s3t.data.splits import carve_test, carve_validation, three_way
 from s3t.data.tasks import TASKS, find_task
 from s3t.errors import DataError
 
 
-def picture(number: int, kind: str = "PNG") -> bytes:
+def image(number: int, kind: str = "PNG") -> bytes:
     out = io.BytesIO()
     shade = np.random.default_rng(number).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     Image.fromarray(shade).save(out, kind)
@@ -27,13 +27,13 @@ def picture(number: int, kind: str = "PNG") -> bytes:
 
 
 def fill(folder: Path, count: int, classes: tuple[str, ...] = ("cat", "dog"), start: int = 0) -> Path:
-    """Write ``count`` pictures to a folder per class, and a file that is none to each."""
+    """Write ``count`` images to a folder per class, and a file that is none to each."""
     for number in range(start, start + count):
         place = folder / classes[number % len(classes)]
         place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number:03d}.png").write_bytes(picture(number))
+        (place / f"{number:03d}.png").write_bytes(image(number))
         (place / ".hidden.png").write_bytes(b"x")
-        (place / "notes.txt").write_text("no picture")
+        (place / "notes.txt").write_text("no image")
     return folder
 
 
@@ -45,7 +45,7 @@ def test_a_folder_per_class_is_split_by_a_hash_of_the_path(tmp_path: Path) -> No
     assert (data.name, data.classes, data.source) == ("pets", ("cat", "dog"), str(tmp_path / "pets"))
     for record in data.train:
         number = int(record.id[4:7])
-        assert record.inputs == {"image": picture(number)} and record.label == number % 2
+        assert record.inputs == {"image": image(number)} and record.label == number % 2
     assert load(data.source).digest == data.digest
 
 
@@ -58,7 +58,7 @@ def test_folders_per_split(tmp_path: Path, folders: tuple[str, ...], carve: Any)
         root = tmp_path / "pets" / name
         for number in range(20 * place, 20 * place + 20):
             (root / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
-            (root / "ab"[number % 2] / f"{number:03d}.png").write_bytes(picture(number))
+            (root / "ab"[number % 2] / f"{number:03d}.png").write_bytes(image(number))
     data = load(tmp_path / "pets")
     first = sorted(f"{'ab'[n % 2]}/{n:03d}.png" for n in range(20))
     assert [r.id for r in data.train] == [name for name in first if carve is None or carve(name) == "train"]
@@ -78,11 +78,11 @@ def test_classes_come_from_what_is_never_deleted_or_are_declared(tmp_path: Path)
 
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
     root = fill(tmp_path / "pets", 40)
-    (root / "cat" / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"bad.png is not usable: 10 bytes are no image"):
+    (root / "cat" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"bad.png is not usable: 8 bytes are no image"):
         load(root)
     (root / "cat" / "bad.png").unlink()
-    (tmp_path / "outside.png").write_bytes(picture(1))
+    (tmp_path / "outside.png").write_bytes(image(1))
     (root / "cat" / "link.png").symlink_to(tmp_path / "outside.png")
     with pytest.raises(DataError, match=r"link.png leads out of .*pets; give a path below it"):
         load(root)
@@ -95,7 +95,7 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
         load_images(tmp_path / "none")
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     (tmp_path / "empty" / "dog").mkdir()
-    with pytest.raises(DataError, match="leaves no pictures to train on"):
+    with pytest.raises(DataError, match="leaves no images to train on"):
         load_images(tmp_path / "empty")
 
 
@@ -106,7 +106,7 @@ def test_a_file_of_two_splits_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "pets")
 
 
-def test_a_folder_of_tables_is_none_of_pictures(tmp_path: Path) -> None:
+def test_a_folder_of_tables_is_none_of_images(tmp_path: Path) -> None:
     fill(tmp_path / "pets", 4)
     assert is_image_folder(tmp_path / "pets")
     (tmp_path / "pets" / "rows.parquet").write_bytes(b"")
@@ -125,46 +125,46 @@ def test_a_column_of_paths(tmp_path: Path) -> None:
     assert len(records) == 40 and all(set(record.inputs) == {"image"} for record in records)
     assert load(data.source).digest == data.digest and "image=file" in data.source
     table.write_text("\n".join(["file,kind", "../secret.png,0", *(line.rpartition(",")[0] for line in lines)]))
-    (tmp_path.parent / "secret.png").write_bytes(picture(0))
+    (tmp_path.parent / "secret.png").write_bytes(image(0))
     with pytest.raises(DataError, match=r"secret.png leads out of"):
         load_local(table, image="file", label="kind", classes=("0", "1"))
     table.write_text("\n".join(["file,kind", "shots/none.png,0", *(line.rpartition(",")[0] for line in lines)]))
     with pytest.raises(
-        DataError, match=r"none.png cannot be read \(No such file or directory\); give the path of a picture"
+        DataError, match=r"none.png cannot be read \(No such file or directory\); give the path of an image"
     ):
         load_local(table, image="file", label="kind", classes=("0", "1"))
 
 
 @pytest.mark.parametrize("column", ["image", "img"])
-def test_the_hubs_column_of_pictures_is_not_decoded(tmp_path: Path, column: str) -> None:
+def test_the_hubs_column_of_images_is_not_decoded(tmp_path: Path, column: str) -> None:
     datasets.disable_progress_bars()
     features = datasets.Features({column: datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
     (tmp_path / "data").mkdir()
     for split, count in (("train", 12), ("test", 4)):
         rows = {
-            column: [{"bytes": picture(n), "path": None} for n in range(count)],
+            column: [{"bytes": image(n), "path": None} for n in range(count)],
             "label": [n % 2 for n in range(count)],
         }
         made = datasets.Dataset.from_dict(rows, features=features)
         made.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     data = load(tmp_path)
     assert data.classes == ("no", "yes") and len(data.train) + len(data.validation) == 12
-    assert [record.inputs for record in data.test] == [{"image": picture(n)} for n in range(4)]
+    assert [record.inputs for record in data.test] == [{"image": image(n)} for n in range(4)]
     assert load(tmp_path, text=column).digest == data.digest
 
 
-def test_a_bad_picture_of_the_hub_is_named_and_no_file_outside_is_read(tmp_path: Path) -> None:
+def test_a_bad_image_of_the_hub_is_named_and_no_file_outside_is_read(tmp_path: Path) -> None:
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
-    (tmp_path / "outside.png").write_bytes(picture(1))
+    (tmp_path / "outside.png").write_bytes(image(1))
     cases = (
-        ({"bytes": b"no picture", "path": None}, "record 'train-0000003' of .* is not usable: 10 bytes are no image"),
+        ({"bytes": b"no image", "path": None}, "record 'train-0000003' of .* is not usable: 8 bytes are no image"),
         ({"bytes": None, "path": str(tmp_path / "outside.png")}, "outside.png leads out of .*hub"),
     )
     for number, (bad, message) in enumerate(cases):
         folder = tmp_path / f"hub-{number}"
         (folder / "data").mkdir(parents=True)
-        cells = [{"bytes": picture(n), "path": None} for n in range(6)]
+        cells = [{"bytes": image(n), "path": None} for n in range(6)]
         cells[3] = bad
         made = datasets.Dataset.from_dict({"image": cells, "label": [n % 2 for n in range(6)]}, features=features)
         made.to_parquet(folder / "data" / "train-00000-of-00001.parquet")
