@@ -95,6 +95,22 @@ def plain_optimizer() -> AbstractContextManager[object]:
     return patch.object(torch.optim, "AdamW", lambda *given, **how: plain(*given, **how | {"fused": False}))
 
 
+def compiled() -> AbstractContextManager[object]:
+    """Layers of post-norm encoders compiled by torch's inductor, once for the process, for any shape."""
+    from s3t.engine.layers import Layer
+
+    return patch.object(Layer, "__call__", _compiled())
+
+
+@functools.cache
+def _compiled() -> Any:
+    import torch
+
+    from s3t.engine.layers import Layer
+
+    return torch.compile(Layer.__call__, dynamic=True)
+
+
 def unsynced() -> AbstractContextManager[object]:
     """Nodes' files are not forced to the disk: all that writing them off the critical path could save."""
     return _both("s3t.store.write_synced", _write, "s3t.store.sync_folder", _nothing)
@@ -125,6 +141,9 @@ PARTS: dict[str, Around] = {
     "files not forced to disk": unsynced,
 }
 """What is switched off, or put in its place, by name."""
+
+LONG: dict[str, Around] = {"compiled layers": compiled}
+"""What takes minutes to begin."""
 
 WORKERS = Resources(workers=2)
 IN_FILES = Resources(cache_gb=0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.engines import Ours, Outcome, Side, Stock
 from benchmarks.flops import Peak
+from benchmarks.metering import Usage
 from benchmarks.rows import interval
 from benchmarks.workbench import Workbench
 
@@ -90,7 +91,15 @@ def add_accuracy(bench: Workbench, sides: Sequence[Side], runs: Runs, about: dic
             bench.add(metric=metric, unit="points", kind="measured", method="s3t", extra=extra, **value, **about)
 
 
-def ratio(above: Sequence[Outcome], below: Sequence[Outcome]) -> dict[str, Any]:
+class Timed(Protocol):
+    """A run of which is known what it used."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it used."""
+
+
+def ratio(above: Sequence[Timed], below: Sequence[Timed]) -> dict[str, Any]:
     """Return the geometric mean of the ratios of seconds, run by run, with its interval."""
     logs = [math.log(a.usage.seconds / b.usage.seconds) for a, b in zip(above, below, strict=True)]
     found = summary(logs)

@@ -157,10 +157,11 @@ def together() -> Ours:
 def ablation(*, precision: str = "bfloat16", small: bool = False) -> list[Ours]:
     """Return the modes of the ablation table: the whole fast engine, then one part at a time switched off or replaced.
 
-    ``small``: without workers, which take long to begin.
+    ``small``: without workers and compiled layers, which take long to begin.
     """
     whole = Ours(f"fast, {precision}", "fast", precision)
-    parts = [dataclasses.replace(whole, mode=name, around=around) for name, around in ablated.PARTS.items()]
+    chosen = ablated.PARTS if small else ablated.PARTS | ablated.LONG
+    parts = [dataclasses.replace(whole, mode=name, around=around) for name, around in chosen.items()]
     files = dataclasses.replace(whole, mode="activations in files", resources=ablated.IN_FILES)
     pooled = dataclasses.replace(whole, mode="2 workers", resources=ablated.WORKERS)
     return [

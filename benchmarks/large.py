@@ -70,10 +70,15 @@ class Done:
 
 @dataclass(frozen=True)
 class Lean:
-    """The fast engine in bfloat16."""
+    """The fast engine in bfloat16; with ``graphs`` its steps are replayed."""
 
-    mode: str = "fast, bfloat16"
+    graphs: bool = False
     method: str = "s3t"
+
+    @property
+    def mode(self) -> str:
+        """What tells it from others of the same method."""
+        return "graphs, bfloat16" if self.graphs else "fast, bfloat16"
 
     def run(self, work: Work, folder: Path, number: int) -> Done:
         """Train the chain with seeds of ``number``; nothing is left on the disk."""
@@ -85,7 +90,7 @@ class Lean:
                 state, parts = None, []
                 for depth in range(1, len(stages) + 1):
                     began = perf_counter()
-                    trained = _node(work, encoded, depth, state, cache, number)
+                    trained = self._node(work, encoded, depth, state, cache, number)
                     state = ModelState(
                         {**(state.adapters if state else {}), stages[depth - 1].adapter: trained.adapter}, trained.head
                     )
@@ -101,29 +106,34 @@ class Lean:
         )
         return Done(meter.usage, passes, layers, steps, tuple(seconds for _, seconds in parts))
 
+    def _node(
+        self,
+        work: Work,
+        encoded: Sequence[Encoded],
+        depth: int,
+        parent: ModelState | None,
+        cache: Activations,
+        number: int,
+    ) -> Any:
+        """Train node ``depth`` of the first order, on the first ``depth`` slices."""
+        node, stage = Node(0, work.plan.orders[0][:depth]), work.plan.stages[depth - 1]
+        chosen = [(i, piece) for piece in sorted(node.prefix) for i in work.slices[piece]]
+        rows = [Row(encoded[i], work.labels[i], piece) for i, piece in chosen]
+        ids = [str(i) for i, _ in chosen]
+        lengths = [row.encoded.length for row in rows]
+        drawn = batches(ids, lengths, stage.epochs, work.recipe, seed(number, node, "batches"))
+        if work.flips:
+            rows, drawn = with_flips(rows, ids, drawn, seed(number, node, "flips"))
+        order, stages = work.plan.orders[0], work.plan.stages
 
-def _node(
-    work: Work, encoded: Sequence[Encoded], depth: int, parent: ModelState | None, cache: Activations, number: int
-) -> Any:
-    """Train node ``depth`` of the first order, on the first ``depth`` slices."""
-    node, stage = Node(0, work.plan.orders[0][:depth]), work.plan.stages[depth - 1]
-    chosen = [(i, piece) for piece in sorted(node.prefix) for i in work.slices[piece]]
-    rows = [Row(encoded[i], work.labels[i], piece) for i, piece in chosen]
-    ids = [str(i) for i, _ in chosen]
-    lengths = [row.encoded.length for row in rows]
-    drawn = batches(ids, lengths, stage.epochs, work.recipe, seed(number, node, "batches"))
-    if work.flips:
-        rows, drawn = with_flips(rows, ids, drawn, seed(number, node, "flips"))
-    order, stages = work.plan.orders[0], work.plan.stages
+        def keep(piece: int, at: int, make: Callable[[Sequence[int]], dict[int, Any]]) -> Any:
+            first = order.index(piece) + 1
+            depths = sorted({prefix_depth(stages[:i]) for i in range(first, len(stages) + 1)})
+            return cache.get(str(piece), at, lambda: make(depths))
 
-    def keep(piece: int, at: int, make: Callable[[Sequence[int]], dict[int, Any]]) -> Any:
-        first = order.index(piece) + 1
-        depths = sorted({prefix_depth(stages[:i]) for i in range(first, len(stages) + 1)})
-        return cache.get(str(piece), at, lambda: make(depths))
-
-    seeds = Seeds(*(seed(number, node, purpose) for purpose in ("adapter", "head", "dropout")))
-    task = Task(stages[:depth], parent, rows, drawn, work.recipe, seeds, work.classes)
-    return train_node_fast(work.backbone, task, precision="bfloat16", keep=keep)
+        seeds = Seeds(*(seed(number, node, purpose) for purpose in ("adapter", "head", "dropout")))
+        task = Task(stages[:depth], parent, rows, drawn, work.recipe, seeds, work.classes)
+        return train_node_fast(work.backbone, task, precision="bfloat16", keep=keep, graphs=self.graphs)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def environment(device: torch.device, mode: Mode | None = None) -> dict[str, Any
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "dtype": (mode or Mode()).precision,
-        "engine": (mode or Mode()).engine,
+        "engine": (mode or Mode()).name,
     }
 
 

@@ -35,7 +35,10 @@ def describe(
 
         if recipe.dora:
             raise RecipeError("the fast engine has no DoRA, dora=True; use engine=reference")
-        Encoder.of(backbone, mode.precision).targets(recipe.targets)
+        encoder = Encoder.of(backbone, mode.precision)
+        encoder.targets(recipe.targets)
+        if mode.graphs:
+            encoder.check_one_length()
 
     beyond = [layer for stage in plan.stages for layer in stage.layers if layer >= backbone.layers]
     if beyond:

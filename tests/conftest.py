@@ -39,7 +39,8 @@ def tiny() -> Backbone:
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., Finished]:
     """Runs the interpreter with the given arguments in an empty folder, on the same packages as this process."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
 
     def run(*args: str, cwd: Path | None = None, **extra: str) -> Finished:
         command = [sys.executable, *args]

@@ -90,7 +90,7 @@ def _relative(usual: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> flo
 def conditions(bench: Bench, model: str) -> Iterator[Condition]:
     """Yield the conditions of one model on the CPU."""
     from verify import conditions as c
-    from verify import modes
+    from verify import grouping, modes
 
     How = c.How  # noqa: N806 - a class
     rows, whole = bench.rows, c.chain(bench, 3)
@@ -154,6 +154,7 @@ def conditions(bench: Bench, model: str) -> Iterator[Condition]:
     lacking = "the plainest instruction set is what this process uses already" if usual else ""
     yield Condition("another instruction set (default)", "training", trained, lambda: elsewhere(model, other), lacking)
     yield from modes.in_fast_engine(bench, model, few)
+    yield from grouping.conditions(bench)
 
 
 def on_cuda(model: str) -> Iterator[Condition]:
@@ -161,7 +162,7 @@ def on_cuda(model: str) -> Iterator[Condition]:
     import torch
 
     from verify import conditions as c
-    from verify import modes
+    from verify import grouping, modes
 
     lacking = "" if torch.cuda.is_available() else "no CUDA device"
     made: dict[str, Bench] = {}
@@ -188,6 +189,7 @@ def on_cuda(model: str) -> Iterator[Condition]:
     ):
         yield Condition(name, "training", usual, changed, lacking, "cuda")
     yield from modes.on_cuda(model, lacking)
+    yield from grouping.conditions(c.make_bench(model, torch.device("cpu")), "cuda", lacking)
 
 
 def elsewhere(model: str, changed: Mapping[str, str], kernel: str = "") -> Mapping[str, Tensor]:

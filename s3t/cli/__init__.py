@@ -114,7 +114,9 @@ def train(
     max_length: Annotated[int | None, typer.Option(help="Tokens per record.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of the recipe.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Start from what `s3t tune` chose for this method.")] = None,
-    engine: Annotated[str, typer.Option(help="reference (PEFT, all layers), or fast.")] = "reference",
+    engine: Annotated[
+        str, typer.Option(help="reference (PEFT, all layers), fast, or graphs (fast, images, CUDA graphs).")
+    ] = "reference",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: what is fast here.")] = "auto",
     cache_gb: CacheGb = 2.0,
     workers: Workers = 1,

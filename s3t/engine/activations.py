@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -30,6 +31,12 @@ class Piece:
     flat: Tensor
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
+
+    @cached_property
+    def length(self) -> int | None:
+        """How long every row is, or None if they differ."""
+        found = set(self.lengths)
+        return found.pop() if len(found) == 1 else None
 
     def row(self, i: int) -> Tensor:
         """Return row ``i``: (tokens, hidden)."""
@@ -73,10 +80,28 @@ def gather(
     """
     lengths = [pieces[piece].lengths[i] for piece, i in where]
     flat = pieces[0].flat
-    out = torch.zeros(len(where), max(lengths), flat.shape[1], dtype=flat.dtype, device=device or flat.device)
+    device = device or flat.device
+    used = {piece for piece, _ in where}
+    if len({pieces[piece].length for piece in used} | set(lengths)) == 1:
+        return _gather_alike(pieces, where, lengths[0], device), lengths
+    out = torch.zeros(len(where), max(lengths), flat.shape[1], dtype=flat.dtype, device=device)
     for at, (piece, i) in enumerate(where):
         out[at, : lengths[at]] = pieces[piece].row(i)
     return out, lengths
+
+
+def _gather_alike(
+    pieces: Sequence[Piece], where: Sequence[tuple[int, int]], length: int, device: torch.device
+) -> Tensor:
+    """Return a batch of rows that are all ``length`` long, with one copy per piece instead of one per row."""
+    width = pieces[0].flat.shape[1]
+    out = torch.empty(len(where), length, width, dtype=pieces[0].flat.dtype, device=device)
+    for piece in sorted({piece for piece, _ in where}):
+        flat = pieces[piece].flat
+        places = torch.tensor([at for at, (there, _) in enumerate(where) if there == piece], device=device)
+        rows = torch.tensor([i for there, i in where if there == piece], device=flat.device)
+        out.index_copy_(0, places, flat.view(-1, length, width).index_select(0, rows).to(device))
+    return out
 
 
 class Activations:

@@ -86,11 +86,13 @@ class Encoder:
 
     This class runs post-norm encoders (BERT and its kin), whose features are the mean over tokens; its subclasses other
     shapes. ``projections``: the linear maps of a layer that can carry an adapter, in the order in which models define them.
+    ``one_length``: whether all records have as many tokens.
     """
 
     families: ClassVar[Mapping[str, Lean]] = LEAN
     projections: ClassVar[tuple[str, ...]] = PROJECTIONS
     activation: ClassVar[str] = "gelu"
+    one_length: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone, precision: Precision) -> None:
         self.backbone = backbone
@@ -109,6 +111,14 @@ class Encoder:
             backbone.lean[precision] = _form(backbone.kind)(backbone, precision)
         found: Encoder = backbone.lean[precision]
         return found
+
+    def check_one_length(self) -> None:
+        """RecipeError if records differ in length, so that their steps cannot be replayed."""
+        if not self.one_length:
+            raise RecipeError(
+                f"engine=graphs needs records of one length, as images are, and those of a {self.backbone.kind} differ; "
+                "use engine=fast"
+            )
 
     @property
     def _config(self) -> Any:

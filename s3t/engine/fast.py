@@ -20,6 +20,7 @@ from s3t.engine.activations import Piece, activate, gather
 from s3t.engine.encoder import Encoder
 from s3t.engine.layers import Block
 from s3t.engine.mode import Precision
+from s3t.engine.steps import Replayed, Steps, repeated
 from s3t.errors import DivergedError, IsolationError
 from s3t.records import Recipe
 from s3t.training import Keep, Row, Task, Trained, reproducible, schedule, train_node
@@ -28,17 +29,22 @@ if TYPE_CHECKING:
     from s3t.plan import Stage
 
 
-def train_node_fast(backbone: Backbone, task: Task, *, precision: Precision, keep: Keep | None = None) -> Trained:
+def train_node_fast(
+    backbone: Backbone, task: Task, *, precision: Precision, keep: Keep | None = None, graphs: bool = False
+) -> Trained:
     """Train the adapter of the task's last stage and the head, as :func:`s3t.training.train_node` does.
 
     The task's rows say of which slice they are, in order of id within it. ``keep``: where activations of slices are kept, by
-    slice; they are computed here if None. Raises ModelError if the base model has no lean form, RecipeError for a LoRA
-    target that it does not have, IsolationError if a frozen tensor changed, DivergedError if a gradient was not finite.
+    slice; they are computed here if None. ``graphs``: replay steps (:mod:`s3t.engine.steps`). Raises ModelError if the base
+    model has no lean form, RecipeError for a LoRA target that it does not have and for graphs of a model whose records
+    differ in length, IsolationError if a frozen tensor changed, DivergedError if a gradient was not finite.
     """
     stage, stages, recipe = task.stage, task.stages, task.recipe
     if any(s.kind == "full" for s in stages):
         return train_node(backbone, task)
     encoder = Encoder.of(backbone, precision)
+    if graphs:
+        encoder.check_one_length()
     with reproducible(task.seeds.dropout, backbone.device):
         adapter, head = _initial(encoder, task)
         given = {} if task.parent is None else {n: t for n, t in task.parent.adapters.items() if n != stage.adapter}
@@ -49,7 +55,7 @@ def train_node_fast(backbone: Backbone, task: Task, *, precision: Precision, kee
         fixed = [t for layer in layers[depth:] for t in layer.tensors()]
         versions = [t._version for t in fixed]
         torch.manual_seed(task.seeds.dropout)
-        _run(encoder, task, layers[depth:], depth, learned, pieces, where)
+        _run(encoder, task, layers[depth:], depth, learned, pieces, where, graphs)
         if versions != [t._version for t in fixed] or any(t.requires_grad for t in fixed):
             raise IsolationError(f"training adapter {stage.adapter!r} changed a frozen tensor; nothing was stored")
     passes = task.record_passes
@@ -144,27 +150,23 @@ def _run(
     learned: _Learned,
     pieces: Sequence[Piece],
     where: Sequence[tuple[int, int]],
+    graphs: bool,
 ) -> None:
-    recipe, batches = task.recipe, task.batches
-    labels = torch.tensor([row.label for row in task.rows], device=encoder.backbone.device)
-    everything = [*learned.body, *learned.head]
-    groups = [{"params": learned.body, "lr": recipe.lr}, {"params": learned.head, "lr": recipe.head_lr}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, fused=True)
-    peaks = (recipe.lr, recipe.head_lr)
+    recipe, batches, device = task.recipe, task.batches, encoder.backbone.device
+
+    def loss(hidden: Tensor, lengths: Sequence[int], answers: Tensor) -> Tensor:
+        features = encode(encoder, layers, depth, hidden, lengths, learned.deltas)
+        return nn.functional.cross_entropy(nn.functional.linear(features, *learned.head), answers)
+
+    given = recipe, learned.body, learned.head, loss
+    take = Replayed(*given, repeated(batches)) if graphs else Steps(*given)
+    labels = torch.tensor([row.label for row in task.rows], device=device)
     answers = torch.split(labels[[i for batch in batches for i in batch]], [len(batch) for batch in batches])
     norms = []
     for step, batch in enumerate(batches):
-        share = schedule(step, len(batches), recipe.warmup)
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * share
-        hidden, lengths = gather(pieces, [where[i] for i in batch], encoder.backbone.device)
-        features = encode(encoder, layers, depth, hidden, lengths, learned.deltas)
-        logits = nn.functional.linear(features, *learned.head)
-        loss = nn.functional.cross_entropy(logits, answers[step])
-        loss.backward()  # type: ignore[no-untyped-call]
-        norms.append(nn.utils.clip_grad_norm_(everything, recipe.clip, foreach=True))
-        optimizer.step()
-        optimizer.zero_grad()
+        take.rates(schedule(step, len(batches), recipe.warmup))
+        hidden, lengths = gather(pieces, [where[i] for i in batch], device)
+        norms.append(take(hidden, lengths, answers[step]))
     if task.finite and norms and not bool(torch.isfinite(torch.stack(norms)).all()):
         step = next(i for i, norm in enumerate(norms) if not bool(torch.isfinite(norm)))
         raise DivergedError(

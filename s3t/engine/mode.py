@@ -1,6 +1,7 @@
 """How a run computes: which engine, in which precision. A run's kernel names it, so it is part of every node's key. No torch.
 
-``reference`` is kernel 2 of docs/DERIVATION.md: PEFT, all layers, float32. ``fast`` is kernel fast-2 (docs/ENGINE.md).
+``reference`` is kernel 2 of docs/DERIVATION.md: PEFT, all layers, float32. ``fast`` is kernel fast-2 (docs/ENGINE.md), and
+``graphs`` the same with steps that are recorded once and replayed as CUDA graphs.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ Precision = Literal["float32", "bfloat16"]
 REFERENCE = "2"
 """Version of the numerics in s3t/training.py. Raise it with every change that can move a bit."""
 FAST = "fast-2"
-"""The same for the fast engine; the precision follows after a colon."""
+"""The same for the fast engine; the precision follows after a colon, and ``graphs`` after another."""
+ENGINES = (*get_args(Engine), "graphs")
+"""What a user may ask for."""
 
 
 @dataclass(frozen=True)
 class Mode:
     """An engine and its precision: the type of activations and frozen weights; what is trained stays in float32.
 
-    Raises RecipeError for an unknown word, and for a reference engine in anything but float32.
+    ``graphs``: whether the fast engine's steps are replayed (:mod:`s3t.engine.steps`). Raises RecipeError for an unknown word,
+    and for a reference engine in anything but float32 or with graphs.
     """
 
     engine: Engine = "reference"
     precision: Precision = "float32"
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -40,26 +45,37 @@ class Mode:
                 )
         if self.engine == "reference" and self.precision != "float32":
             raise RecipeError(f"the reference engine computes in float32, not {self.precision}; choose engine=fast")
+        if self.engine == "reference" and self.graphs:
+            raise RecipeError("the reference engine has no steps to replay as graphs; choose engine=graphs")
+
+    @property
+    def name(self) -> str:
+        """What a user asks for to get this mode, and what environments of nodes say: one of ``ENGINES``."""
+        return "graphs" if self.graphs else self.engine
 
     @property
     def kernel(self) -> str:
-        """The kernel's name as runs state it: ``2``, or ``fast-2:bfloat16``."""
-        return REFERENCE if self.engine == "reference" else f"{FAST}:{self.precision}"
+        """The kernel's name as runs state it: ``2``, ``fast-2:bfloat16``, or ``fast-2:bfloat16:graphs``."""
+        if self.engine == "reference":
+            return REFERENCE
+        return f"{FAST}:{self.precision}:graphs" if self.graphs else f"{FAST}:{self.precision}"
 
     @classmethod
     def of(cls, kernel: str) -> Mode | None:
         """Return the mode whose kernel has this name, or None if this version has no such kernel."""
-        return next((mode for mode in MODES if mode.kernel == kernel), None)
+        return next((mode for mode in (*MODES, *GRAPHS) if mode.kernel == kernel), None)
 
     @classmethod
     def recorded(cls, environment: Mapping[str, Any]) -> Mode:
         """Return the mode of a node's recorded environment; the reference if it names none that is known here."""
         said = environment.get("engine"), environment.get("dtype")
-        return next((mode for mode in MODES if (mode.engine, mode.precision) == said), cls())
+        return next((mode for mode in (*MODES, *GRAPHS) if (mode.name, mode.precision) == said), cls())
 
 
 MODES = (Mode(), Mode("fast", "float32"), Mode("fast", "bfloat16"))
-"""Every mode of this version."""
+"""The modes that run any model that their engine knows, on any device."""
+GRAPHS = (Mode("fast", "float32", True), Mode("fast", "bfloat16", True))
+"""The modes whose steps are replayed: for models whose records are all of one length, and made for CUDA."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +101,15 @@ def choose(engine: str, precision: str) -> Mode:
     """Return the mode for an engine and a precision; ``auto``: bfloat16 for the fast engine where the machine has units
     for it (AMX, or a GPU of compute capability 8 or more), else float32. RecipeError for an unknown word.
     """
+    if engine not in ENGINES:
+        raise RecipeError(
+            f"engine={engine!r} is unknown{did_you_mean(engine, ENGINES)}; choose from {', '.join(ENGINES)}"
+        )
+    graphs = engine == "graphs"
+    engine = "fast" if graphs else engine
     if precision == "auto":
         precision = "bfloat16" if engine == "fast" and _has_bfloat16() else "float32"
-    return Mode(engine, precision)  # type: ignore[arg-type]
+    return Mode(engine, precision, graphs)  # type: ignore[arg-type]
 
 
 def _has_bfloat16() -> bool:

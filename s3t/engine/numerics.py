@@ -49,7 +49,8 @@ class Numerics:
         """Train one node (:func:`s3t.training.train_node`); ``keep`` holds activations for engines that use them."""
         if self.mode.engine == "reference":
             return train_node(backbone, task)
-        return train_node_fast(backbone, task, precision=self.mode.precision, keep=keep)
+        precision, graphs = self.mode.precision, self.mode.graphs
+        return train_node_fast(backbone, task, precision=precision, keep=keep, graphs=graphs)
 
     def chain(
         self, backbone: Backbone, stages: Sequence[Stage], state: ModelState, recipe: Recipe, classes: int

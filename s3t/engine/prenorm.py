@@ -87,6 +87,7 @@ class PreNormEncoder(Encoder):
     """A pre-norm encoder: features are the class token (the first one) after the final norm."""
 
     families: ClassVar[Mapping[str, Lean]] = PRENORM
+    one_length: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone, precision: Precision) -> None:
         if getattr(cast(Any, backbone.model).config, "use_swiglu_ffn", False):

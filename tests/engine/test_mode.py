@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from s3t.backbone import environment
 from s3t.engine import mode
-from s3t.engine.mode import MODES, Mode, Resources, choose
+from s3t.engine.mode import GRAPHS, MODES, Mode, Resources, choose
 from s3t.errors import RecipeError
 
 
 def test_a_kernels_name_gives_its_mode_back() -> None:
     assert [m.kernel for m in MODES] == ["2", "fast-2:float32", "fast-2:bfloat16"]
-    assert [Mode.of(m.kernel) for m in MODES] == list(MODES)
+    assert [m.kernel for m in GRAPHS] == ["fast-2:float32:graphs", "fast-2:bfloat16:graphs"]
+    assert [Mode.of(m.kernel) for m in (*MODES, *GRAPHS)] == [*MODES, *GRAPHS]
     assert Mode.of("3") is None
 
 
 def test_an_environment_names_its_mode() -> None:
-    for m in MODES:
-        assert Mode.recorded({"engine": m.engine, "dtype": m.precision}) == m
+    for m in (*MODES, *GRAPHS):
+        assert Mode.recorded(environment(torch.device("cpu"), m)) == m
     assert Mode.recorded({}) == Mode()
 
 
@@ -29,6 +32,12 @@ def test_auto_takes_bfloat16_where_the_machine_has_it(
     assert choose("fast", "auto") == Mode("fast", precision)  # type: ignore[arg-type]
     assert choose("reference", "auto") == Mode()
     assert choose("fast", "float32") == Mode("fast", "float32")
+    assert choose("graphs", "auto") == Mode("fast", precision, True)  # type: ignore[arg-type]
+
+
+def test_graphs_are_of_the_fast_engine() -> None:
+    with pytest.raises(RecipeError, match="reference engine has no steps to replay as graphs; choose engine=graphs"):
+        Mode("reference", "float32", True)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from verify.leaks.settings import (
     victim_slot,
     with_blocks,
     with_dropout,
+    with_padding_that_counts,
     with_three_orders,
     with_twelve_layers,
 )
@@ -86,6 +87,9 @@ def test_settings_differ_and_needs_change_them_as_little_as_possible() -> None:
         assert with_blocks(setting).method == "s3t"
         assert with_three_orders(setting).layout == replace(setting.layout, slices=3, budget=3)
         assert with_twelve_layers(setting) == replace(setting, method="s3t", model="tiny-12")
+        assert with_padding_that_counts(setting) == setting
+        rounded = with_padding_that_counts(replace(setting, mode=MODES[2]))
+        assert rounded.recipe.dropout > 0 and rounded.mode == MODES[2]
     assert with_dropout(SETTINGS[0]) == with_blocks(SETTINGS[0]) == with_three_orders(SETTINGS[0]) == SETTINGS[0]
 
 

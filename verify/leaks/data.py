@@ -24,6 +24,7 @@ from s3t.records import Inputs, Record
 from s3t.rows import StoredRow
 from s3t.training import Trained
 from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, RESIDUE, ROWS, Leak, Planted, planted
+from verify.leaks.settings import with_padding_that_counts
 
 
 def everything(builder: Builder) -> list[StoredRow]:
@@ -238,7 +239,10 @@ LEAKS = (
         7, "hyper-parameters tuned on all data", "statistics", Tuned, (NEVER, LOUD),
         blind="E0, E1a: the tuned recipe is declared, and the weights follow from it",
     ),
-    Leak(8, "padding to the corpus' longest row", "statistics", planted(CorpusPadding), (CLEANROOM, NEVER, LOUD)),
+    Leak(
+        8, "padding to the corpus' longest row", "statistics", planted(CorpusPadding), (CLEANROOM, NEVER, LOUD),
+        needs=with_padding_that_counts,
+    ),
     Leak(
         11, "steps from the corpus' size", "statistics", planted(CorpusSteps), (CLEANROOM, NEVER),
         blind="E1c: the number of rows stays",
