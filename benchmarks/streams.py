@@ -92,7 +92,7 @@ def chains(system: Any) -> list[tuple[int, ...]]:
 def own_scores(system: Any, records: Sequence[Record]) -> NDArray[np.floating[Any]]:
     """Return the served score of every record for its own label, deleted ones included: the attacker knows them."""
     scores = np.asarray(system.predict([record.inputs for record in records]))
-    return np.asarray(scores[np.arange(len(records)), [record.label for record in records]])
+    return np.asarray(scores[np.arange(len(records)), [int(record.label) for record in records]])
 
 
 def _stand(system: Any, requests: int, test: Sequence[Record]) -> Stand:

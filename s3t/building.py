@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from s3t.answers import target
 from s3t.backbone import Backbone, environment
 from s3t.blocks import ModelState, config_bytes
 from s3t.contract import Cost, Progress
@@ -193,7 +194,10 @@ class Builder:
         task = Task(
             stages=plan.stages[: len(node.prefix)],
             parent=self.parent_state(plan, node),
-            rows=[Row(e, row.record.label, piece) for e, row, piece in zip(encoded, stored, home, strict=True)],
+            rows=[
+                Row(e, target(row.record.label, config.classes), piece)
+                for e, row, piece in zip(encoded, stored, home, strict=True)
+            ],
             batches=self.batches(plan, node, [row.record.id for row in stored], [e.length for e in encoded]),
             recipe=config.recipe,
             seeds=self.seeds(node),

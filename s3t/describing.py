@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s3t.answers import check_label
 from s3t.engine.mode import Mode
 from s3t.errors import DataError, LayoutError, RecipeError, RunError
 from s3t.partition import slot
@@ -30,6 +31,10 @@ def describe(
     import s3t
 
     mode = mode or Mode()
+    if len(data["classes"]) == 1 and recipe.ensemble != "mean-logits":
+        raise RecipeError(
+            f"ensemble={recipe.ensemble!r} needs classes, and the task's answers are numbers; choose mean-logits"
+        )
     if mode.engine == "fast" and any(stage.kind == "lora" for stage in plan.stages):
         from s3t.engine.encoder import Encoder
 
@@ -73,11 +78,7 @@ def check_records(
             )
     check_unique(chain.from_iterable(evaluation))
     for record in records:
-        if record.label >= len(classes):
-            raise DataError(
-                f"record {record.id!r} has label {record.label}, but the declared classes are "
-                f"{list(classes)}; declare its class or drop the record"
-            )
+        check_label(record.id, record.label, classes)
 
 
 def check_slots(key: bytes, records: Sequence[Record], layout: Layout) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3t import requests, runs
+from s3t.answers import in_words
 from s3t.contract import Slot
 from s3t.errors import HubError, OfflineError, RunError
 from s3t.facts import Facts
@@ -276,7 +277,7 @@ def _card(told: Statement, run: Run, model: Backbone, *, certified: bool) -> str
         "---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", "",
         f"# {plan.method}, shard {told.shard} of {plan.layout.shards}", "",
         f"A LoRA adapter and a linear head for {told.model}, exported from an exact-unlearning run "
-        f"({data['name'] or 'own data'}; {len(told.classes)} classes).", "",
+        f"({data['name'] or 'own data'}; {in_words(told.classes)[0]}).", "",
         "| | |", "| --- | --- |",
         f"| trained on | slices {', '.join(map(str, told.order))} of shard {told.shard}, in this order; "
         f"{told.rows} retained records |",
@@ -292,6 +293,6 @@ def _card(told: Statement, run: Run, model: Backbone, *, certified: bool) -> str
         f"hidden = body(**batch).last_hidden_state  # (rows, tokens, hidden); {_reading(model)}",
         *FEATURES[model.family.pooling],
         'scores = features @ head["weight"].T + head["bias"]', "```", "",
-        f"Classes, in the order of the scores: {', '.join(told.classes)}. A run serves the mean of them over its shards.",
+        f"{in_words(told.classes)[1]} A run serves the mean of them over its shards.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from s3t.answers import check_label
 from s3t.errors import DataError, LayoutError, RecipeError, did_you_mean
 
 Inputs = Mapping[str, str | bytes]
@@ -57,19 +58,23 @@ def owner(record_id: str) -> str:
 class Record:
     """One training example with an id that never changes and is never reused.
 
-    ``label`` is an index into the task's classes. Raises DataError for an empty id, NUL in the id, or a negative label.
+    ``label`` is an index into the task's classes, or a number where the task is to predict one (a float then). Raises
+    DataError for an empty id, NUL in the id, a negative index, or a number that is not finite.
     """
 
     id: str
     inputs: Inputs
-    label: int
+    label: int | float
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id or "\x00" in self.id:
             raise DataError(f"record id {self.id!r} is not usable: give a non-empty string without NUL")
         if not self.id.isascii() and self.id.encode(errors="replace").decode() != self.id:
             raise DataError(f"record id {self.id!r} is not usable: it has no UTF-8 form")
-        if self.label < 0:
+        if isinstance(self.label, float):
+            if not math.isfinite(self.label):
+                raise DataError(f"record {self.id!r} has the number {self.label} as its label; give a finite one")
+        elif self.label < 0:
             raise DataError(f"record {self.id!r} has label {self.label}; labels are indices from 0")
 
     def content(self) -> bytes:
@@ -104,7 +109,8 @@ def check_unique(records: Iterable[Record]) -> None:
 class Dataset:
     """A task with its three splits. Only ``train`` is deletable; ``validation`` tunes, ``test`` reports.
 
-    ``classes`` are declared, never collected from deletable rows. ``digest`` identifies content and splits.
+    ``classes`` are declared, never collected from deletable rows; a single one names the :class:`s3t.answers.Range` of the
+    numbers that a regression asks for. ``digest`` identifies content and splits.
     """
 
     name: str
@@ -116,15 +122,12 @@ class Dataset:
     digest: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise DataError(f"data {self.name!r} has classes {self.classes!r}; at least 2 are needed")
+        if not self.classes:
+            raise DataError(f"data {self.name!r} has no classes; at least 2 are needed, or a range of numbers")
         everything = (*self.train, *self.validation, *self.test)
         check_unique(everything)
         for record in everything:
-            if record.label >= len(self.classes):
-                raise DataError(
-                    f"record {record.id!r} has label {record.label}, outside the {len(self.classes)} classes of {self.name!r}"
-                )
+            check_label(record.id, record.label, self.classes)
         summary = hashlib.sha256(canonical_json(["s3t data v1", list(self.classes)]))
         for split in (self.train, self.validation, self.test):
             summary.update(canonical_json(sorted(sha256(record.content()) for record in split)))

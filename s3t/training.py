@@ -44,10 +44,13 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Row:
-    """One training row as the kernel sees it; ``piece`` is the slice of its shard that it lies in."""
+    """One training row as the kernel sees it; ``piece`` is the slice of its shard that it lies in.
+
+    ``label``: an index below the task's classes, or a number (float, :func:`s3t.records.target`).
+    """
 
     encoded: Encoded
-    label: int
+    label: int | float
     piece: int = 0
 
 
@@ -68,7 +71,8 @@ class Task:
 
     The adapter of ``stages[-1]`` and the head are trained on ``batches`` of indices into ``rows``, in the given order, all
     epochs in one list. ``parent``: the state after the stages before (None for the first); its other adapters stay active and
-    frozen, the head continues, and an adapter of the same name continues. ``finite``: whether a gradient that is not finite
+    frozen, the head continues, and an adapter of the same name continues. ``classes``: outputs of the head, 1 for a task whose
+    answers are numbers. ``finite``: whether a gradient that is not finite
     is an error; an audit poisons records on purpose and asks what else becomes NaN.
     """
 
@@ -147,7 +151,7 @@ def _run(model: ChainModel, task: Task) -> None:
             group["lr"] = peak * schedule(step, len(task.batches), recipe.warmup)
         logits = model(model.backbone.collate([rows[i].encoded for i in batch]))
         labels = torch.tensor([rows[i].label for i in batch], device=logits.device)
-        loss = nn.functional.cross_entropy(logits, labels)
+        loss = mean_loss(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_([*body, *head], recipe.clip)
         if task.finite and not torch.isfinite(norm):
@@ -156,6 +160,15 @@ def _run(model: ChainModel, task: Task) -> None:
         optimizer.zero_grad()
     for parameter in (*body, *head):
         parameter.requires_grad_(False)
+
+
+def mean_loss(logits: Tensor, answers: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits (rows, classes) for classes ``answers`` (rows,), int64; for numbers, float32, the
+    mean squared error of the only output.
+    """
+    if answers.is_floating_point():
+        return nn.functional.mse_loss(logits[:, 0], answers)
+    return nn.functional.cross_entropy(logits, answers)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from s3t.answers import answers
 from s3t.data.tasks import metrics_of
 from s3t.errors import DataError, DivergedError, RecipeError, did_you_mean
 from s3t.metrics import measure
@@ -77,7 +78,7 @@ class Case:
     @property
     def metric(self) -> str:
         """The first official metric of the data; accuracy where there is none."""
-        return metrics_of(self.data.name)[0]
+        return metrics_of(self.data.name, self.data.classes)[0]
 
 
 def grid(base: Recipe, values: Mapping[str, Sequence[Any]]) -> list[Recipe]:
@@ -198,9 +199,9 @@ def _score(case: Case, plan: Plan, recipe: Recipe, seed: int) -> float | None:
         )
         try:
             system.fit(data.train)
-            winners = system.predict([record.inputs for record in data.validation]).argmax(axis=1)
+            found = answers(system.predict([record.inputs for record in data.validation]), data.classes)
         except DivergedError:
             return None
         finally:
             system.close()
-    return measure([case.metric], [int(w) for w in winners], [record.label for record in data.validation])[case.metric]
+    return measure([case.metric], found, [record.label for record in data.validation])[case.metric]

@@ -21,6 +21,7 @@ HEAVY = ("torch", "peft", "transformers", "datasets", "accelerate")
 # A module of s3t may import those of its own level and of the levels before it.
 LEVELS = (
     ("s3t.errors",),
+    ("s3t.answers",),
     ("s3t.records",),
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics"),
     ("s3t.orders", "s3t.partition", "s3t.capacity", "s3t.streams", "s3t.plan"),
@@ -40,8 +41,9 @@ LEVELS = (
 LAZY = {("s3t", "s3t.method"), ("s3t.building", "s3t.scheduling")}
 
 LIGHT = (
-    *("s3t", "s3t.records", "s3t.errors", "s3t.contract", "s3t.digests", "s3t.data", "s3t.orders", "s3t.partition"),
-    *("s3t.capacity", "s3t.plan", "s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store", "s3t.selection", "s3t.facts"),
+    *("s3t", "s3t.answers", "s3t.records", "s3t.errors", "s3t.contract", "s3t.digests", "s3t.data", "s3t.orders"),
+    *("s3t.partition", "s3t.capacity", "s3t.plan", "s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store"),
+    *("s3t.selection", "s3t.facts"),
     *("s3t.runs", "s3t.requests", "s3t.status", "s3t.describing", "s3t.system", "s3t.method"),
     *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.exporting", "s3t.tuning"),
     *("s3t.cli", "s3t.__main__"),

@@ -6,13 +6,13 @@ import pytest
 
 from s3t.data.tasks import OTHER_KINDS, TASKS, find_task, metrics_of
 from s3t.errors import DataError
-from s3t.metrics import METRICS, measure
+from s3t.metrics import METRICS, OF_NUMBERS, measure
 from s3t.records import Dataset, Record
 
 
 def test_metrics_of_a_table_worked_by_hand() -> None:
     """True positives 2, false positives 1, false negatives 1, true negatives 2."""
-    found = measure(tuple(METRICS), [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0])
+    found = measure([name for name in METRICS if name not in OF_NUMBERS], [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0])
     assert found == pytest.approx({"accuracy": 4 / 6, "f1": 2 / 3, "macro_f1": 2 / 3, "matthews": 3 / 9})
 
 
@@ -31,9 +31,11 @@ def test_what_cannot_be_measured() -> None:
 
 def test_every_task_has_metrics_that_exist() -> None:
     assert {name for task in TASKS.values() for name in task.metrics} <= set(METRICS)
-    assert metrics_of("glue/mrpc") == ("f1", "accuracy") and metrics_of("trec6") == ("accuracy",)
+    two, range_ = ("a", "b"), ("0:5",)
+    assert metrics_of("glue/mrpc", two) == ("f1", "accuracy") and metrics_of("trec6", two) == ("accuracy",)
+    assert metrics_of("glue/stsb", range_) == ("pearson", "spearman") and metrics_of("own", range_) == OF_NUMBERS
     part = Dataset("glue/cola", ("0", "1"), (Record("a", {"text": "x"}, 0), Record("b", {"text": "y"}, 1)), (), ())
-    assert metrics_of(part.subset(1, 0, 0).name) == ("matthews",)
+    assert metrics_of(part.subset(1, 0, 0).name, part.classes) == ("matthews",)
 
 
 def test_names_of_tasks() -> None:

@@ -86,9 +86,9 @@ def test_dataset_digest_covers_content_and_splits_but_not_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ("x",)}, "at least 2 are needed"),
+        ({"classes": ("x",)}, "the only class 'x' names no range of numbers; declare at least 2"),
         ({"test": (_record("t0"),)}, "record id 't0' occurs twice"),
-        ({"validation": (_record("v", 2),)}, "record 'v' has label 2, outside the 2 classes of 'toy'"),
+        ({"validation": (_record("v", 2),)}, r"record 'v' has label 2, but the declared classes are \['x', 'y'\]"),
     ],
 )
 def test_dataset_refuses(changes: dict[str, Any], message: str) -> None:

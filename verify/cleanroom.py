@@ -63,7 +63,7 @@ def numerics(kernel: Kernel, version: str) -> Numerics:
         ) -> list[Tensor]:
             return [slow.score_slowly(backbone, *chain, rows, recipe, classes) for chain in chains]
 
-        def row(encoded: Encoded, label: int, piece: int) -> slow.Row:
+        def row(encoded: Encoded, label: int | float, piece: int) -> slow.Row:
             return slow.Row(encoded, label)
 
         return Numerics(slow.KERNEL, row, slow.Seeds, slow.State, slow.Task, slow.train_node_slowly, apart)
@@ -130,7 +130,7 @@ class Room:
         """Retrain one node on top of its parent, which must have been retrained before or be given."""
         began = time.perf_counter()
         using = self.numerics
-        layout = (self.plan.shards, self.plan.slices)
+        layout, classes = (self.plan.shards, self.plan.slices), self.brief.run["data"]["classes"]
         stages: Any = self.plan.stages[: len(prefix)]
         rows = self.rows(shard, prefix)
         position = {record.id: i for i, record in enumerate(rows)}
@@ -147,13 +147,17 @@ class Room:
             stages,
             self.state(shard, prefix[:-1], self.nodes if self.given is None else self.given),
             [
-                using.row(self.encoded[record.id], record.label, derive.slot(self.brief.key, record.id, *layout)[1])
+                using.row(
+                    self.encoded[record.id],
+                    derive.target(record.label, classes),
+                    derive.slot(self.brief.key, record.id, *layout)[1],
+                )
                 for record in rows
             ],
             [[position[name] for name in batch] for batch in order],
             self.recipe,
             using.seeds(*(derive.seed(run_seed, shard, prefix, p) for p in ("adapter", "head", "dropout"))),
-            len(self.brief.run["data"]["classes"]),
+            len(classes),
         )
         trained = using.train(self.backbone, task)
         self.nodes[shard, prefix] = Retrained(trained.adapter, trained.head)

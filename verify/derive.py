@@ -41,6 +41,14 @@ def slot(key: bytes, name: str, shards: int, slices: int) -> tuple[int, int]:
     return int.from_bytes(mac[:8], "big") % shards, int.from_bytes(mac[8:16], "big") % slices
 
 
+def target(label: int | float, classes: Sequence[str]) -> int | float:
+    """Return target(label): of a number in the range LOW:HIGH that a single class names, its place from -1 to 1."""
+    if len(classes) > 1:
+        return label
+    low, high = (float(end) for end in classes[0].split(":"))
+    return (2.0 * label - low - high) / (high - low)
+
+
 def commitment(salt: bytes, content: bytes) -> str:
     """Return commitment(record) in hex."""
     return hashlib.sha256(b"s3t row v1\x00" + salt + content).hexdigest()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from s3t.contract import Progress
 from verify.case import Case
-from verify.report import Finding
+from verify.report import Finding, Verdict
 
 if TYPE_CHECKING:
     from verify.distribution import E2Plan
@@ -35,15 +35,24 @@ def black_box_levels(
 
         found += check_loud(case, classes, progress)
     if "E2" in levels:
-        from verify.distribution import E2Plan, check_distribution
+        from verify import distribution as e2
 
-        found += check_distribution(case, effort.distribution or E2Plan(), progress)
+        plan = effort.distribution or e2.E2Plan()
+        found += [_number(e2.CHECK)] if classes == 1 else e2.check_distribution(case, plan, progress)
     if "E3" in levels:
-        from verify.membership import E3Plan, check_membership
+        from verify import membership as e3
 
-        found += check_membership(case, effort.membership or E3Plan(), progress)
+        how = effort.membership or e3.E3Plan()
+        found += [_number(e3.CHECK)] if classes == 1 else e3.check_membership(case, how, progress)
     if "E4" in levels:
         from verify.histories import E4Plan, check_histories
 
         found += check_histories(case, effort.histories or E4Plan(), progress)
     return found
+
+
+def _number(check: str) -> Finding:
+    """Return why a level that judges probabilities of classes says nothing about a system that answers with numbers."""
+    return Finding(
+        check, Verdict.UNDECIDED, "the system answers with numbers; this level judges probabilities of classes"
+    )

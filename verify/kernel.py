@@ -35,7 +35,7 @@ class Row:
     """One training row: the encoded input and the index of its class."""
 
     encoded: Encoded
-    label: int
+    label: int | float
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,8 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
         optimizer.zero_grad()
         logits = _logits(backbone, model, head, [rows[i].encoded for i in batch])
         labels = torch.tensor([rows[i].label for i in batch]).to(backbone.device)
-        nn.CrossEntropyLoss()(logits, labels).backward()
+        loss = nn.MSELoss()(logits[:, 0], labels) if task.classes == 1 else nn.CrossEntropyLoss()(logits, labels)
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(learning, recipe.clip, norm_type=2.0)
         if task.finite and not math.isfinite(float(norm)):
             raise DivergedError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")

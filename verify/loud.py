@@ -87,7 +87,7 @@ def replaced(case: Case, kind: str, classes: int, quiet: str | None = None) -> l
         other = others[(7 * position + 3) % len(others)]
         text = {"extreme": EXTREME, "nan": f"{quiet} {quiet}"}.get(kind)
         inputs = other.inputs if text is None else _with(record, text, None if kind == "nan" else _squares())
-        label = (other.label + 1) % classes if text is None else (record.label + 1) % classes
+        label = ((other if text is None else record).label + 1) % classes if classes > 1 else other.label
         out.append(Record(record.id, dict(inputs), label))
     return out
 

@@ -105,14 +105,14 @@ def log_probabilities(scores: Array) -> Array:
 
 def true_class(logs: Array, asked: Sequence[Record]) -> Array:
     """Return log p of the true class of each of ``asked``, shape (asked,)."""
-    return logs[np.arange(len(asked)), [record.label for record in asked]]
+    return logs[np.arange(len(asked)), [int(record.label) for record in asked]]
 
 
 def confidences(logs: Array, asked: Sequence[Record]) -> Array:
     """Return log(p / (1 - p)) of the true class, shape (asked,). Carlini et al. 2022, section V-A ("logit scaling")."""
     own = true_class(logs, asked)
     others = logs.copy()
-    others[np.arange(len(asked)), [record.label for record in asked]] = -np.inf
+    others[np.arange(len(asked)), [int(record.label) for record in asked]] = -np.inf
     top = others.max(axis=1)
     rest = top + np.log(np.exp(others - top[:, None]).sum(axis=1))
     return np.asarray(own - np.maximum(rest, np.log(LEAST)), dtype=np.float64)

@@ -26,6 +26,7 @@ from s3t.blocks import lora_config
 from s3t.errors import IsolationError, LayoutError
 from s3t.plan import Plan, Stage
 from s3t.records import Recipe
+from s3t.training import mean_loss
 
 HEAD = "head.safetensors"
 
@@ -96,13 +97,13 @@ class Classifier(nn.Module):
         self.records = 0
 
     def forward(self, labels: Tensor | None = None, **batch: Tensor) -> dict[str, Tensor]:
-        """Return the logits (batch, classes) and, given labels, their mean cross-entropy."""
+        """Return the logits (batch, classes) and, given labels, their mean cross-entropy (of numbers the squared error)."""
         logits = self.head(self.base.features(self.body, batch).to(self.head.weight.dtype))
         if labels is None:
             return {"logits": logits}
         if self.training:
             self.records += len(labels)
-        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+        return {"loss": mean_loss(logits, labels), "logits": logits}
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the mode of the newest adapter's dropout and of the head alone."""

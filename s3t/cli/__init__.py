@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from s3t.answers import answers
 from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
@@ -28,6 +29,7 @@ from s3t.cli.options import (
     Json,
     LabelColumn,
     Limit,
+    Number,
     Run,
     Test,
     TextColumn,
@@ -126,6 +128,7 @@ def train(
     id_: IdColumn = None,
     group_by: GroupColumn = None,
     classes: Classes = None,
+    number: Number = None,
     validation: Validation = None,
     test: Test = None,
     limit: Limit = None,
@@ -141,7 +144,7 @@ def train(
     )
     rule = choose_rule(method, orders, prior, horizon, seed)
     columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
-    columns |= {"validation": validation, "test": test}
+    columns |= {"validation": validation, "test": test, "number": number}
     dataset = read_dataset(data, columns, classes, limit)
 
     from baselines.methods import make_plan
@@ -191,7 +194,7 @@ def predict(
     image: Annotated[str | None, typer.Option(help="Column with paths of images in --input.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Classify the rows of a file, or the run's test rows (and then print the task's metrics)."""
+    """Answer for the rows of a file, or the run's test rows (and then print the task's metrics)."""
     from s3t.data.tasks import metrics_of
     from s3t.metrics import METRICS, measure
     from s3t.system import System
@@ -203,19 +206,21 @@ def predict(
         if not inputs:
             raise DataError(f"{input_ or run} holds no rows to classify; give some with --input FILE")
         scores = system.predict(inputs)
-    winners = [int(winner) for winner in scores.argmax(axis=1)]
+    found = answers(scores, system.classes)
     names = [record.id for record in records] if given is None else list(given)
+    kind = "number" if len(system.classes) == 1 else "class"
     rows = [
-        {"id": name, "class": system.classes[winner], "scores": [round(float(score), 6) for score in line]}
-        for name, winner, line in zip(names, winners, scores, strict=True)
+        {"id": name, kind: answer if kind == "number" else system.classes[int(answer)], "scores": numbers}
+        for name, answer, numbers in zip(names, found, scores.astype(float).round(6).tolist(), strict=True)
     ]
     result: dict[str, Any] = {"n": len(rows), "classes": system.classes, "rows": rows}
     if records:
-        result |= measure(metrics_of(system.config.data["name"]), winners, [record.label for record in records])
+        official = metrics_of(system.config.data["name"], system.classes)
+        result |= measure(official, found, [record.label for record in records])
         told = ", ".join(f"{name} {result[name]:.4f}" for name in METRICS if name in result)
         summary = f"{told} on {len(records)} test rows"
     else:
-        summary = "\n".join(f"{row['id']}\t{row['class']}" for row in rows)
+        summary = "\n".join(f"{row['id']}\t{row[kind]}" for row in rows)
     print_result(as_json, result, summary)
 
 

@@ -17,6 +17,7 @@ from s3t.cli.options import (
     Json,
     LabelColumn,
     Limit,
+    Number,
     Test,
     TextColumn,
     Validation,
@@ -48,6 +49,7 @@ def tune(
     id_: IdColumn = None,
     group_by: GroupColumn = None,
     classes: Classes = None,
+    number: Number = None,
     validation: Validation = None,
     test: Test = None,
     limit: Limit = None,
@@ -70,7 +72,7 @@ def tune(
     grids = {name: tuning.grid(base, wanted or _usual(name)) for name in methods}
     chosen = tuning.same_budget(grids, trials)
     columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
-    dataset = read_dataset(data, columns | {"validation": validation, "test": test}, classes, limit)
+    dataset = read_dataset(data, columns | {"validation": validation, "test": test, "number": number}, classes, limit)
     case = tuning.Case(dataset, load(model), tuple(seed or [100]), engine, precision)
     layouts = {name: Layout(1, 1, 1) if name in UNDIVIDED else Layout(shards, slices, 1) for name in methods}
     plans = {name: (layouts[name], METHODS[name]) for name in methods}

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s3t.answers import Range
 from s3t.data.image_folders import check_image, read_image
+from s3t.data.local import numbers, to_number
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tasks import find_task
 from s3t.errors import DataError, did_you_mean
@@ -36,6 +38,7 @@ def load_hub(
     id: str | None = None,
     group: str | None = None,
     classes: Sequence[str] | None = None,
+    number: str | None = None,
     validation: str | None = None,
     test: str | None = None,
 ) -> Dataset:
@@ -44,16 +47,17 @@ def load_hub(
     ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``. A
     column of images, named by ``text`` or the only one where there is no column "text", gives ``{"image": bytes}``.
     ``id``: column of the ids, else the split and position of the row. ``group``: column that says whose a row is, as in
-    :func:`s3t.data.local.load_local`. Classes are the label feature's own names unless
-    declared. ``validation``, ``test``: the splits' names. A test split whose labels are hidden (-1) is not used: the
-    validation split is the test then, and validation is a tenth of train by a hash of the id. Rows without text or label are
-    left out. Raises DataError if the data cannot be reached or is not as declared.
+    :func:`s3t.data.local.load_local`. Classes are the label feature's own names unless declared; ``number``: the labels are
+    numbers in this range, LOW:HIGH. ``validation``, ``test``: the splits' names. A test split whose labels are hidden (-1) is
+    not used: the validation split is the test then, and validation is a tenth of train by a hash of the id. Rows without
+    text or label are left out. Raises DataError if the data cannot be reached or is not as declared.
     """
     path, _, config = name.partition(":")
     usual, named = "validation", label or "label"
     if task := find_task(name):
         path, config, usual = task.path, task.config, task.validation
         text, named = text or task.columns, label or task.label
+        number = task.number if classes is None and number is None else number
     columns = [column.strip() for column in (text or "text").split(",")]
     if len(columns) > 2:
         raise DataError(f"text={text!r} names {len(columns)} columns; give one, or two separated by a comma")
@@ -65,23 +69,27 @@ def load_hub(
         if text is None:
             columns = _images_in(train) or columns
         _check_columns(name, train.column_names, [*columns, named, *filter(None, (id, group))])
-        chosen = _choose_splits(name, tables, named, validation, test, usual)
+        hidden = _HIDDEN if number is None or Range.parse(number).low > -1 else _HIDDEN[:1]
+        labelled = {source: _labelled(table, named, hidden) for source, table in tables.items()}
+        chosen = _choose_splits(name, labelled, validation, test, usual)
         own = getattr(train.features[named], "names", None)
-        known = tuple(classes or own or ())
-        if len(known) < 2:
+        known = tuple(classes or own or ()) if number is None else numbers(number, classes)
+        if len(known) < 2 and number is None:
             raise DataError(f"column {named!r} of {name!r} does not name its classes; declare them with --classes")
         parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
         for split, source in chosen.items():
-            for number, row in enumerate(_as_files(tables[source])):
+            for position, row in enumerate(_as_files(tables[source])):
                 inputs = _inputs([row[column] for column in columns], Path(path))
-                if row[named] in _HIDDEN or not inputs:
+                if row[named] in hidden or not inputs:
                     continue
-                record_id = str(row[id]) if id else f"{source}-{number:07d}"
+                record_id = str(row[id]) if id else f"{source}-{position:07d}"
                 record_id = grouped(str(row[group] or ""), record_id) if group else record_id
+                where = f"record {record_id!r} of {name!r}"
                 if isinstance(shown := inputs.get("image"), bytes):
-                    check_image(shown, f"record {record_id!r} of {name!r}")
-                answer = own[row[named]] if own else str(row[named])
-                record = Record(record_id, inputs, _index(known, answer, record_id))
+                    check_image(shown, where)
+                cell = own[row[named]] if own else row[named]
+                answer: int | float = _index(known, str(cell), record_id) if number is None else to_number(cell, where)
+                record = Record(record_id, inputs, answer)
                 parts[_place(record_id, split, chosen)].append(record)
     return Dataset(name, known, tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), source=name)
 
@@ -136,19 +144,22 @@ def _load(name: str, path: str, config: str, scratch: str) -> Mapping[str, Any]:
 
 
 def _choose_splits(
-    name: str, tables: Mapping[str, Any], label: str, validation: str | None, test: str | None, usual: str
+    name: str, labelled: Mapping[str, bool], validation: str | None, test: str | None, usual: str
 ) -> dict[Split, str]:
-    """Return our split -> the hub's, for those that have one of their own; ``usual`` is validation's common name."""
+    """Return our split -> the hub's, for those that have one of their own; ``usual`` is validation's common name.
+
+    ``labelled``: whether each of the hub's splits shows labels.
+    """
     chosen: dict[Split, str] = {"train": "train"}
     wishes: tuple[tuple[Split, str | None, str], ...] = (("validation", validation, usual), ("test", test, "test"))
     for split, asked, common in wishes:
         source = asked or common
-        if source in tables and _labelled(tables[source], label):
+        if labelled.get(source):
             chosen[split] = source
-        elif asked is not None and asked in tables:
+        elif asked is not None and asked in labelled:
             raise DataError(f"split {asked!r} of {name!r} hides its labels; name another one for {split}")
         elif asked is not None:
-            known = [str(table) for table in tables]
+            known = [str(split) for split in labelled]
             raise DataError(
                 f"data {name!r} has no split {asked!r} for {split}{did_you_mean(asked, known)}; it has {', '.join(known)}"
             )
@@ -175,8 +186,8 @@ def _check_columns(name: str, known: Sequence[str], wanted: Sequence[str]) -> No
             )
 
 
-def _labelled(table: Any, label: str) -> bool:
-    return label in table.column_names and any(value not in _HIDDEN for value in table[label])
+def _labelled(table: Any, label: str, hidden: Sequence[Any]) -> bool:
+    return label in table.column_names and any(value not in hidden for value in table[label])
 
 
 def _index(known: tuple[str, ...], answer: str, record_id: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from s3t.answers import Range
 from s3t.data.image_folders import read_image
 from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
@@ -28,6 +29,7 @@ def load_local(
     id: str | None = None,
     group: str | None = None,
     classes: Sequence[str] | None = None,
+    number: str | None = None,
     validation: str | Path | None = None,
     test: str | Path | None = None,
     name: str | None = None,
@@ -39,7 +41,8 @@ def load_local(
     editing the file later would give other records the ids. ``group``: column that says whose a record is, a person say;
     ids then are grouped (:func:`s3t.records.grouped`), and a group lies in one split and one slot. ``validation``, ``test``:
     files of the never-deletable splits, read with the same columns; a split without a file is a tenth of ``path`` by a hash
-    of the id. ``classes``: all labels in index order; without them the sorted labels of validation and test. ``source`` is
+    of the id. ``classes``: all labels in index order; without them the sorted labels of validation and test. ``number``:
+    labels are numbers in this range, LOW:HIGH, declared for the same reason (:class:`s3t.records.Range`). ``source`` is
     a spec that loads the same again. Raises DataError, naming row or column and a remedy, for anything that cannot be read
     as declared.
     """
@@ -62,11 +65,16 @@ def load_local(
     _check_ids(parts, files)
     if not parts["train"]:
         raise DataError(f"{path} leaves no records to train on after validation and test; give more rows")
-    chosen = _classes(parts, classes, str(path))
+    chosen = _classes(parts, classes, str(path)) if number is None else numbers(number, classes)
     index = {known: position for position, known in enumerate(chosen)}
     records = {
         split: tuple(
-            Record(row_id, _inputs(folders[row_id], words, image), index[answer]) for row_id, words, answer in rows
+            Record(
+                row_id,
+                _inputs(folders[row_id], words, image),
+                index[answer] if number is None else to_number(answer, f"record {row_id!r} of {path}"),
+            )
+            for row_id, words, answer in rows
         )
         for split, rows in parts.items()
     }
@@ -76,11 +84,27 @@ def load_local(
         "label": None if label == "label" else label,
         "id": id,
         "group": group,
+        "number": number,
     }
     options |= {"validation": _word(validation), "test": _word(test), "name": name}
     source = write_spec(str(path), {**options, "classes": None if classes is None else list(classes)})
     title = name or Path(path).stem
     return Dataset(title, chosen, records["train"], records["validation"], records["test"], source)
+
+
+def numbers(wanted: str, classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the only "class" of a task whose answers are in the range ``wanted``. DataError if there are classes too."""
+    if classes is not None:
+        raise DataError(f"the labels are either numbers, {wanted!r}, or the classes {list(classes)}; give one of them")
+    return (Range.parse(wanted).name,)
+
+
+def to_number(cell: object, where: str) -> float:
+    """Return a cell as a number. DataError, naming ``where``, if it is none."""
+    try:
+        return float(str(cell))
+    except ValueError as error:
+        raise DataError(f"{where} has the label {cell!r}, which is no number; mend or drop it") from error
 
 
 def _inputs(folder: Path, cell: str, image: str | None) -> Inputs:

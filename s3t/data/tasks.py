@@ -1,15 +1,17 @@
 """Tasks of published benchmarks by name: where the hub has them, their columns, and their official metrics.
 
-GLUE (Wang et al. 2018) and SuperGLUE (Wang et al. 2019), as far as a task is to classify a text or a pair of texts, and image
-sets (MNIST, LeCun et al. 1998; Fashion-MNIST, Xiao et al. 2017; CIFAR, Krizhevsky 2009; Tiny ImageNet, Le and Yang 2015).
+GLUE (Wang et al. 2018) and SuperGLUE (Wang et al. 2019), as far as a task asks for a class or a number for a text or a pair
+of texts, and image sets (MNIST, LeCun et al. 1998; Fashion-MNIST, Xiao et al. 2017; CIFAR, Krizhevsky 2009; Tiny ImageNet, Le
+and Yang 2015).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s3t.errors import DataError, did_you_mean
+from s3t.metrics import OF_NUMBERS
 
 GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
 
@@ -17,7 +19,7 @@ GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
 @dataclass(frozen=True)
 class Task:
     """``path`` and ``config`` on the hub, one or two text ``columns`` or one of images, names in :mod:`s3t.metrics`,
-    validation's split, the ``label`` column.
+    validation's split, the ``label`` column; ``number``: the range of a task whose answers are numbers.
     """
 
     path: str
@@ -26,6 +28,7 @@ class Task:
     metrics: tuple[str, ...] = ("accuracy",)
     validation: str = "validation"
     label: str = "label"
+    number: str | None = None
 
 
 TASKS: Mapping[str, Task] = {
@@ -36,6 +39,7 @@ TASKS: Mapping[str, Task] = {
     "glue/qqp": Task(GLUE, "qqp", "question1,question2", ("f1", "accuracy")),
     "glue/rte": Task(GLUE, "rte", "sentence1,sentence2"),
     "glue/sst2": Task(GLUE, "sst2", "sentence"),
+    "glue/stsb": Task(GLUE, "stsb", "sentence1,sentence2", ("pearson", "spearman"), number="0:5"),
     "glue/wnli": Task(GLUE, "wnli", "sentence1,sentence2"),
     "superglue/boolq": Task(SUPERGLUE, "boolq", "question,passage"),
     "superglue/cb": Task(SUPERGLUE, "cb", "premise,hypothesis", ("macro_f1", "accuracy")),
@@ -47,7 +51,6 @@ TASKS: Mapping[str, Task] = {
     "images/tiny-imagenet": Task("zh-plus/tiny-imagenet", "", "image", validation="valid"),
 }
 OTHER_KINDS: Mapping[str, str] = {
-    "glue/stsb": "regression",
     "superglue/copa": "multiple choice",
     "superglue/multirc": "several answers to a question",
     "superglue/record": "a choice among the entities of a text",
@@ -63,14 +66,21 @@ def find_task(name: str) -> Task | None:
     if benchmark not in ("glue", "superglue", "images") or ":" in name:
         return None
     if name in OTHER_KINDS:
-        raise DataError(f"task {name!r} is {OTHER_KINDS[name]}; this version trains only classes of a text or of two")
+        raise DataError(
+            f"task {name!r} is {OTHER_KINDS[name]}; this version trains classes or a number, of a text or of two"
+        )
     known = [known.partition("/")[2] for known in TASKS if known.startswith(f"{benchmark}/")]
     if name not in TASKS:
         raise DataError(f"task {name!r} is unknown{did_you_mean(task, known)}; {benchmark} has {', '.join(known)}")
     return TASKS[name]
 
 
-def metrics_of(data: str) -> tuple[str, ...]:
-    """Return the official metrics of a data set, or of a part of it, by name; accuracy for what belongs to no benchmark."""
+def metrics_of(data: str, classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the official metrics of a data set, or of a part of it, by name.
+
+    For what belongs to no benchmark accuracy; where its ``classes`` are a range of numbers, those of numbers.
+    """
     whole = data.partition("[")[0]  # a part is called glue/mrpc[800]
-    return TASKS[whole].metrics if whole in TASKS else ("accuracy",)
+    if whole in TASKS:
+        return TASKS[whole].metrics
+    return OF_NUMBERS if len(classes) == 1 else ("accuracy",)

@@ -23,7 +23,7 @@ from s3t.engine.mode import Precision
 from s3t.engine.steps import Replayed, Steps, repeated
 from s3t.errors import DivergedError, IsolationError
 from s3t.records import Recipe
-from s3t.training import Keep, Row, Task, Trained, reproducible, schedule, train_node
+from s3t.training import Keep, Row, Task, Trained, mean_loss, reproducible, schedule, train_node
 
 if TYPE_CHECKING:
     from s3t.plan import Stage
@@ -156,7 +156,7 @@ def _run(
 
     def loss(hidden: Tensor, lengths: Sequence[int], answers: Tensor) -> Tensor:
         features = encode(encoder, layers, depth, hidden, lengths, learned.deltas)
-        return nn.functional.cross_entropy(nn.functional.linear(features, *learned.head), answers)
+        return mean_loss(nn.functional.linear(features, *learned.head), answers)
 
     given = recipe, learned.body, learned.head, loss
     take = Replayed(*given, repeated(batches)) if graphs else Steps(*given)

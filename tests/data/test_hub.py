@@ -185,6 +185,28 @@ def test_glue_is_short_for_its_repository_and_columns(make: Make, monkeypatch: p
     assert data.source == "glue/mnli"
 
 
+def test_stsb_asks_for_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the hub's form: a float column; the test split hides its numbers behind -1."""
+    features = Features({"sentence1": Value("string"), "sentence2": Value("string"), "label": Value("float32")})
+    content = [{"sentence1": f"a{i}", "sentence2": f"b{i}", "label": i % 11 / 2} for i in range(40)]
+    table = {
+        "train": datasets.Dataset.from_list(content, features=features),
+        "validation": datasets.Dataset.from_list(content[:12], features=features),
+        "test": datasets.Dataset.from_list([{**row, "label": -1.0} for row in content], features=features),
+    }
+    monkeypatch.setattr(hub, "_load", lambda *given: table)
+    data = load("glue/stsb")
+    assert data.classes == ("0.0:5.0",)
+    assert [record.label for record in data.test] == [i % 11 / 2 for i in range(12)]
+    assert len(data.train) + len(data.validation) == 40 and {r.id[:5] for r in data.validation} == {"train"}
+    wide = load("owner/name", number="-1:5", text="sentence1,sentence2")
+    assert len(wide.test) == 40 and {record.label for record in wide.test} == {-1.0}
+    with pytest.raises(DataError, match="does not name its classes"):
+        load("owner/name", text="sentence1,sentence2")
+    with pytest.raises(DataError, match="either numbers, '0:5', or the classes"):
+        load("owner/name", number="0:5", classes=("a", "b"), text="sentence1,sentence2")
+
+
 @pytest.mark.parametrize(
     ("name", "known"),
     [
