@@ -17,7 +17,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).resolve().parent
-PROFILES = ("smoke", "quick", "health", "vision", "full")
+PROFILES = ("smoke", "quick", "health", "vision", "paper", "full")
 SLOW_TIER = ("slow", "packs")
 
 if importlib.util.find_spec("s3t") is None:
@@ -58,8 +58,14 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests or benchmarks, never both; the paper's cases in a profile of their own."""
     left_out = "tests" if config.getoption("--benchmark") else "benchmarks"
-    return True if collection_path.is_relative_to(config.rootpath / left_out) else None
+    if collection_path.is_relative_to(config.rootpath / left_out):
+        return True
+    if collection_path.parent != config.rootpath / "benchmarks" or not collection_path.name.startswith("test_"):
+        return None
+    wanted = config.getoption("--profile") == "paper"
+    return True if (collection_path.name == "test_paper.py") is not wanted else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

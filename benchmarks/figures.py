@@ -60,6 +60,8 @@ def _save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
     machine = ", ".join(filter(None, (newest["cpu"], newest["gpu"] if isinstance(newest["gpu"], str) else None)))
     dirty = " + uncommitted changes, not for publication" if rows["dirty"].any() else ""
     source = f"Commit {newest['commit'][:8]}{dirty} · {machine} · {newest['date'][:10]} · {newest['file']}"
+    if (earlier := rows["file"].nunique() - 1) > 0:
+        source += f" and {earlier} earlier"
     figure.text(0.03, 0.025, source, size=9, color="#888888")
     if missing := failures(rows):
         text = "Not shown: " + "; ".join(missing)

@@ -1,5 +1,6 @@
 """How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
-deletions, about half an hour; engines on a third of it), vision (real images: the life of every method), full (hours).
+deletions, about half an hour; engines on a third of it), vision (real images: the life of every method), paper (the cases of
+benchmarks/paper.py, and nothing else), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
 """
@@ -221,3 +222,4 @@ PROFILES["vision"] = replace(
     limits=(1000, 300, 1000),
     engine_data=(Comparison("mnist"),),
 )
+PROFILES["paper"] = replace(PROFILES["quick"], name="paper")

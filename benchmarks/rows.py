@@ -52,7 +52,7 @@ Question = Literal[
     "deletion",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
-PROFILES = ("smoke", "quick", "health", "full")
+PROFILES = ("smoke", "quick", "health", "vision", "paper", "full")
 KINDS = ("measured", "derived", "claimed", "simulated")
 STATUSES = ("ok", "failed", "not-run")
 MACHINE = ("cpu", "cores", "gpu", "os")
@@ -73,7 +73,7 @@ class Row:
     """
 
     question: Question
-    profile: Literal["smoke", "quick", "health", "full"]
+    profile: Literal["smoke", "quick", "health", "vision", "paper", "full"]
     method: str
     budget: int
     shards: int
@@ -195,13 +195,13 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def latest(frame: pd.DataFrame, *, include_dirty: bool = False) -> pd.DataFrame:
-    """Keep, per question, profile, data, model and machine, the rows of the newest row set: what is published.
+    """Keep, per question, profile, data, model, machine, metric and layout, the newest row set's rows: what is published.
 
     Row sets of a dirty tree are left out unless ``include_dirty``. ``frame``: as :func:`read` returns it.
     """
     if not include_dirty:
         frame = frame[~frame["dirty"].astype(bool)]
-    keys = ["question", "profile", "data", "model", *MACHINE]
+    keys = ["question", "profile", "data", "model", "metric", "shards", "slices", "budget", *MACHINE]
     stamp = frame["date"].astype(str) + " " + frame["file"].astype(str)
     newest = stamp.groupby([frame[key] for key in keys], dropna=False).transform("max")
     return frame[stamp == newest]

@@ -7,29 +7,22 @@ trained or simulated. Rules get the same prior, budget and horizon; those that d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from benchmarks.rows import interval
+from benchmarks.selection import CONCENTRATIONS, DRAWN, FAMILIES, priors, shares_of_the_optimum, value_of
 from benchmarks.workbench import Workbench
-from s3t.orders import Choice, choose, conditional, cyclic, matching, random
-from s3t.orders.value import SCORES, Unhit, kept_lengths
-from s3t.records import Order
-
-Prior = NDArray[np.float64]
+from s3t.orders import conditional, matching
+from s3t.orders.value import SCORES, Unhit
 
 SAME = 1e-9
 """Values whose ratio is closer to 1 than this are the same."""
 MOST = 12
 """Slices up to which matching is compared with conditional sampling, with as many orders as slices."""
-CONCENTRATIONS = (0.3, 1.0, 3.0)
-"""Of the Dirichlet priors, in turn: strongly skewed, uniform over all priors, mildly skewed."""
 
 
 @dataclass(frozen=True)
@@ -58,71 +51,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("horizon", "count"), size.priors.items(), ids=map(str, size.priors))
 
 
-def _zipf(slices: int) -> Prior:
-    weights = 1.0 / np.arange(1, slices + 1)
-    return np.asarray(weights / weights.sum())
-
-
-def _halves(slices: int) -> Prior:
-    weights = 0.5 ** np.arange(slices)
-    return np.asarray(weights / weights.sum())
-
-
-def _one_hot_spot(slices: int) -> Prior:
-    return np.array([0.9, *[0.1 / (slices - 1)] * (slices - 1)])
-
-
-FAMILIES: Mapping[str, Callable[[int], Prior]] = {
-    "uniform": lambda slices: np.full(slices, 1.0 / slices),
-    "Zipf": _zipf,
-    "halves": _halves,
-    "nine in ten in one slice": _one_hot_spot,
-}
-DRAWN = "Dirichlet"
-
-RULES: Mapping[str, Callable[[Prior, int, int, int], list[Order]]] = {
-    "cyclic": lambda p, horizon, budget, seed: cyclic(p.size, budget),
-    "matching (paper)": lambda p, horizon, budget, seed: matching(p, horizon, "paper", budget),
-    "matching (expected_length)": lambda p, horizon, budget, seed: matching(p, horizon, "expected_length", budget),
-    "conditional": lambda p, horizon, budget, seed: conditional(p, budget, seed),
-    "random": lambda p, horizon, budget, seed: random(p.size, budget, seed),
-}
-
-
-def priors(family: str, slices: int, draws: int) -> Iterator[Prior]:
-    """Yield priors of a family, the names of the slices shuffled, for cyclic orders go by the names."""
-    for draw in range(draws):
-        rng = np.random.default_rng([2024, slices, draw])
-        drawn = family == DRAWN
-        prior = rng.dirichlet(np.full(slices, CONCENTRATIONS[draw % 3])) if drawn else FAMILIES[family](slices)
-        yield rng.permutation(prior)
-
-
-@cache
-def _optimum(ascending: tuple[float, ...], budget: int, horizon: int) -> Choice:
-    return choose(ascending, budget, horizon)
-
-
-def _value(law: Unhit, orders: list[Order]) -> float:
-    """Return the expected length of the best chain, on the law's scale."""
-    return float(law.mean(kept_lengths(orders).max(axis=0)))
-
-
-def _shares(family: str, slices: int, budget: int, horizon: int, draws: int) -> tuple[dict[str, list[float]], int]:
-    """Return each rule's value over the optimum, one per prior, and for how many priors the optimum is proven."""
-    shares: dict[str, list[float]] = {name: [] for name in RULES}
-    proven = 0
-    for seed, prior in enumerate(priors(family, slices, draws)):
-        ranks = np.argsort(prior, kind="stable")
-        best = _optimum(tuple(prior[ranks].tolist()), budget, horizon)
-        proven += best.proven
-        law = Unhit.after(prior, horizon)
-        optimum = _value(law, [tuple(ranks[list(order)].tolist()) for order in best.orders])
-        for name, rule in RULES.items():
-            shares[name].append(min(1.0, _value(law, rule(prior, horizon, budget, seed)) / optimum))
-    return shares, proven
-
-
 @pytest.mark.parametrize("family", [*FAMILIES, DRAWN])
 def test_how_far_each_rule_is_from_the_optimum(benchmark: Any, bench: Workbench, family: str) -> None:
     """All budgets up to the width of the lattice of subsets, from which on the optimum keeps every unhit slice."""
@@ -137,7 +65,7 @@ def test_how_far_each_rule_is_from_the_optimum(benchmark: Any, bench: Workbench,
     ]
 
     def run() -> list[tuple[dict[str, list[float]], int]]:
-        return [_shares(family, *cell, size.draws) for cell in cells]
+        return [shares_of_the_optimum(family, *cell, size.draws) for cell in cells]
 
     with bench.answering(**about, method="s3t", budget=1, shards=1, slices=max(size.slices)):
         found = benchmark.pedantic(run, rounds=1, iterations=1)
@@ -204,9 +132,9 @@ def _ratios(horizon: int, count: int) -> Iterator[tuple[tuple[str, int], list[fl
         found: dict[str, list[float]] = {score: [] for score in SCORES}
         for seed, prior in enumerate(priors(DRAWN, slices, count)):
             law = Unhit.after(prior, horizon)
-            drawn = _value(law, conditional(prior, slices, seed))
+            drawn = value_of(law, conditional(prior, slices, seed))
             for score in SCORES:
                 rows = matching(prior, horizon, score)
                 assert all(sorted(line) == list(range(slices)) for line in [*rows, *zip(*rows, strict=True)])
-                found[score].append(drawn / value if (value := _value(law, rows)) else 1.0)
+                found[score].append(drawn / value if (value := value_of(law, rows)) else 1.0)
         yield from (((score, slices), values) for score, values in found.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmuls on CUDA, read at its first use
@@ -39,6 +39,8 @@ class Family:
     (the class token of vision transformers).
 
     ``transposed``: these modules hold (inputs, outputs), as GPT-2's do. ``reads``: text, or images (:mod:`s3t.images`).
+    ``ia3``: paths inside a layer of the modules whose outputs (IA)3 scales, and ``ia3_inputs`` of those whose inputs: keys,
+    values, and what the feed-forward's last map reads (Liu et al. 2022, section 3.3).
     """
 
     layers: str
@@ -46,27 +48,51 @@ class Family:
     pooling: Pooling = "mean"
     transposed: bool = False
     reads: Literal["text", "image"] = "text"
+    ia3: tuple[str, ...] = ()
+    ia3_inputs: tuple[str, ...] = ()
 
 
-_BERT = Family("encoder.layer", ("query", "value"))
-_LLAMA = Family("layers", ("q_proj", "v_proj"), "last")
-_VIT = Family("layers", ("q_proj", "v_proj"), "first", reads="image")
+_BERT = Family(
+    "encoder.layer",
+    ("query", "value"),
+    ia3=("attention.self.key", "attention.self.value"),
+    ia3_inputs=("output.dense",),
+)
+_LLAMA = Family(
+    "layers",
+    ("q_proj", "v_proj"),
+    "last",
+    ia3=("self_attn.k_proj", "self_attn.v_proj"),
+    ia3_inputs=("mlp.down_proj",),
+)
+_VIT = Family(
+    "layers",
+    ("q_proj", "v_proj"),
+    "first",
+    reads="image",
+    ia3=("attention.k_proj", "attention.v_proj"),
+    ia3_inputs=("mlp.fc2",),
+)
 FAMILIES: dict[str, Family] = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "camembert": _BERT,
     "electra": _BERT,
-    "deberta-v2": Family("encoder.layer", ("query_proj", "value_proj")),
-    "mpnet": Family("encoder.layer", ("attn.q", "attn.v")),
-    "distilbert": Family("transformer.layer", ("q_lin", "v_lin")),
-    "gpt2": Family("h", ("c_attn",), "last", transposed=True),
+    "deberta-v2": replace(
+        _BERT, targets=("query_proj", "value_proj"), ia3=("attention.self.key_proj", "attention.self.value_proj")
+    ),
+    "mpnet": replace(_BERT, targets=("attn.q", "attn.v"), ia3=("attention.attn.k", "attention.attn.v")),
+    "distilbert": Family(
+        "transformer.layer", ("q_lin", "v_lin"), ia3=("attention.k_lin", "attention.v_lin"), ia3_inputs=("ffn.lin2",)
+    ),
+    "gpt2": Family("h", ("c_attn",), "last", transposed=True, ia3=("attn.c_attn",), ia3_inputs=("mlp.c_proj",)),
     "llama": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "vit": _VIT,
     "deit": _VIT,
-    "dinov2": Family("encoder.layer", ("q_proj", "v_proj"), "first", reads="image"),
+    "dinov2": replace(_VIT, layers="encoder.layer"),
 }
 """Families by the model type of transformers."""
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -37,8 +39,10 @@ class ModelState:
     head: Tensors
 
 
-def lora_config(stage: Stage, family: Family, recipe: Recipe) -> LoraConfig:
+def adapter_config(stage: Stage, family: Family, recipe: Recipe) -> LoraConfig | IA3Config:
     """Return PEFT's configuration of the stage's adapter; it names no base model (PEFT would put a local path there)."""
+    if recipe.adapter == "ia3":
+        return _ia3_config(stage, family, recipe)
     return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,  # type: ignore[arg-type]
@@ -53,9 +57,23 @@ def lora_config(stage: Stage, family: Family, recipe: Recipe) -> LoraConfig:
     )
 
 
+def _ia3_config(stage: Stage, family: Family, recipe: Recipe) -> IA3Config:
+    """Return it for (IA)3, whose configuration names layers by a pattern alone."""
+    inside = [re.escape(path) for path in (*family.ia3, *family.ia3_inputs)]
+    if recipe.targets:
+        inside = [rf"(?:.*\.)?{re.escape(target)}" for target in recipe.targets]
+    layers = "|".join(map(str, stage.layers))
+    return IA3Config(
+        target_modules=rf"(?:.*\.)?{re.escape(family.layers)}\.(?:{layers})\.(?:{'|'.join(inside)})",
+        feedforward_modules=rf".*\.\d+\.(?:{'|'.join(map(re.escape, family.ia3_inputs))})",
+        fan_in_fan_out=family.transposed,
+        task_type=None,
+    )
+
+
 def config_bytes(stage: Stage, family: Family, recipe: Recipe, base: str, task: str | None = None) -> bytes:
     """Return adapter_config.json of the stage's adapter on the base model called ``base``, for PEFT's task type ``task``."""
-    raw = lora_config(stage, family, recipe).to_dict()  # type: ignore[no-untyped-call]
+    raw = adapter_config(stage, family, recipe).to_dict()
     raw |= {"base_model_name_or_path": base, "inference_mode": True, "task_type": task}
     return json.dumps(raw, indent=1, sort_keys=True, default=sorted).encode()
 
@@ -75,7 +93,7 @@ class ChainModel(nn.Module):
                 # PEFT 0.21 still asks transformers 5.23 for a property by its old name
                 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
                 for name, stage in self.stages.items():
-                    config = lora_config(stage, backbone.family, recipe)
+                    config = adapter_config(stage, backbone.family, recipe)
                     if isinstance(self.body, PeftModel):
                         self.body.add_adapter(name, config)
                     else:
@@ -96,11 +114,7 @@ class ChainModel(nn.Module):
         for name, stage in self.stages.items():
             if stage.kind == "full":
                 continue
-            carrying = {
-                index
-                for index, layer in enumerate(layers)
-                if any(isinstance(m, LoraLayer) and name in m.lora_A for m in layer.modules())
-            }
+            carrying = {index for index, layer in enumerate(layers) if any(name in _held(m) for m in layer.modules())}
             if carrying != set(stage.layers):
                 raise IsolationError(
                     f"adapter {name!r} sits on layers {sorted(carrying)}, not on {sorted(stage.layers)}"
@@ -109,15 +123,19 @@ class ChainModel(nn.Module):
     def _bare(self) -> nn.Module:
         return cast(nn.Module, self.body.base_model.model if isinstance(self.body, PeftModel) else self.body)
 
-    def lora_layers(self, name: str) -> list[LoraLayer]:
-        """Return the LoRA modules that carry adapter ``name``, in the order of the layers from the input side."""
-        return [m for m in self.body.modules() if isinstance(m, LoraLayer) and name in m.lora_A]
+    def adapted(self, name: str) -> list[LoraLayer | IA3Layer]:
+        """Return the modules that carry adapter ``name``, in the order of the layers from the input side."""
+        return [m for m in self.body.modules() if name in _held(m)]
+
+    def dropouts(self, name: str) -> list[nn.Module]:
+        """Return the dropout modules of LoRA adapter ``name``; none for full fine-tuning and for (IA)3."""
+        return [m.lora_dropout[name] for m in self.adapted(name) if isinstance(m, LoraLayer)]
 
     def adapter_parameters(self, name: str) -> list[nn.Parameter]:
         """Return the tensors that a stage with adapter ``name`` trains, besides the head."""
         if self.stages[name].kind == "full":
             return list(self.body.parameters())
-        return [p for module in self.lora_layers(name) for p in _learned(module, name)]
+        return [p for module in self.adapted(name) for p in _learned(module, name)]
 
     def mount(self, state: ModelState) -> None:
         """Copy ``state`` into the model. IsolationError if its tensors are not exactly those of the adapters."""
@@ -144,14 +162,16 @@ class ChainModel(nn.Module):
 
     def initialise(self, name: str, seed: int) -> None:
         """Initialise adapter ``name`` afresh: A uniform in +-1/sqrt(inputs), B zero (Hu et al. 2021, as PEFT does); DoRA's
-        magnitude is the norm of each of the frozen weight's rows, as PEFT has set it.
+        magnitude is the norm of each of the frozen weight's rows, and (IA)3's vectors are ones, as PEFT has set them.
 
         Full fine-tuning starts at the pretrained weights and draws nothing.
         """
         if self.stages[name].kind == "full":
             return
         generator = torch.Generator().manual_seed(seed)
-        for module in self.lora_layers(name):
+        for module in self.adapted(name):
+            if isinstance(module, IA3Layer):
+                continue
             weight_a, weight_b = _pair(module, name)
             bound = weight_a.shape[1] ** -0.5
             fresh = (torch.rand(weight_a.shape, generator=generator) * 2 - 1) * bound
@@ -183,8 +203,17 @@ def _pair(module: LoraLayer, name: str) -> tuple[nn.Parameter, nn.Parameter]:
     return cast(nn.Parameter, module.lora_A[name].weight), cast(nn.Parameter, module.lora_B[name].weight)
 
 
-def _learned(module: LoraLayer, name: str) -> list[nn.Parameter]:
-    """Return what a stage trains in a module: A, B, and DoRA's magnitude if it has one."""
+def _held(module: nn.Module) -> Container[str]:
+    """Return the names of the adapters that a module carries."""
+    if isinstance(module, LoraLayer):
+        return cast(Container[str], module.lora_A)
+    return cast(Container[str], module.ia3_l) if isinstance(module, IA3Layer) else ()
+
+
+def _learned(module: LoraLayer | IA3Layer, name: str) -> list[nn.Parameter]:
+    """Return what a stage trains in a module: A, B, and DoRA's magnitude if it has one; or (IA)3's vector."""
+    if isinstance(module, IA3Layer):
+        return [cast(nn.Parameter, module.ia3_l[name])]
     magnitude = [module.lora_magnitude_vector[name].weight] if name in module.lora_magnitude_vector else []
     return [*_pair(module, name), *cast(list[nn.Parameter], magnitude)]
 

@@ -187,7 +187,7 @@ class Builder:
 
     def assignment(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Assignment:
         """Return all that the numeric kernel needs for a node, rows encoded."""
-        config = self.run.config
+        config, classes = self.run.config, self.run.config.classes
         encoded = self.backbone.encode([row.record.inputs for row in stored], config.recipe.max_length)
         home = [slot(self.run.key, row.record.id, plan.layout)[1] for row in stored]
         depths = prefix_depths(plan.stages)
@@ -195,13 +195,13 @@ class Builder:
             stages=plan.stages[: len(node.prefix)],
             parent=self.parent_state(plan, node),
             rows=[
-                Row(e, target(row.record.label, config.classes), piece)
+                Row(e, target(row.record.label, classes), piece)
                 for e, row, piece in zip(encoded, stored, home, strict=True)
             ],
             batches=self.batches(plan, node, [row.record.id for row in stored], [e.length for e in encoded]),
             recipe=config.recipe,
             seeds=self.seeds(node),
-            classes=len(config.classes),
+            classes=len(classes),
             finite=self.finite,
         )
         keys = {piece: self.activations_key(node.shard, piece, stored, home, depths) for piece in set(home)}

@@ -40,6 +40,8 @@ def describe(
 
         if recipe.dora:
             raise RecipeError("the fast engine has no DoRA, dora=True; use engine=reference")
+        if recipe.adapter != "lora":
+            raise RecipeError(f"the fast engine trains LoRA, not adapter={recipe.adapter!r}; use engine=reference")
         encoder = Encoder.of(backbone, mode.precision)
         encoder.targets(recipe.targets)
         if mode.graphs:

@@ -272,11 +272,13 @@ def _reading(model: Backbone) -> str:
 def _card(told: Statement, run: Run, model: Backbone, *, certified: bool) -> str:
     """Return the model card (Mitchell et al. 2019) with the front matter that model hubs read."""
     plan, data = run.config.plan, run.config.data
-    head = {"base_model": told.model, "library_name": "peft", "tags": ["s3t", "machine-unlearning", "lora"]}
+    kind = run.config.recipe.adapter
+    named = {"lora": "A LoRA", "ia3": "An (IA)3"}[kind]
+    head = {"base_model": told.model, "library_name": "peft", "tags": ["s3t", "machine-unlearning", kind]}
     lines = [
         "---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", "",
         f"# {plan.method}, shard {told.shard} of {plan.layout.shards}", "",
-        f"A LoRA adapter and a linear head for {told.model}, exported from an exact-unlearning run "
+        f"{named} adapter and a linear head for {told.model}, exported from an exact-unlearning run "
         f"({data['name'] or 'own data'}; {in_words(told.classes)[0]}).", "",
         "| | |", "| --- | --- |",
         f"| trained on | slices {', '.join(map(str, told.order))} of shard {told.shard}, in this order; "

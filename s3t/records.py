@@ -196,12 +196,15 @@ class Layout(Checked):
 class Recipe(Checked):
     """Hyper-parameters of training. Stored whole with every run and part of every node's key.
 
-    ``rslora``: rank-stabilised LoRA (Kalajdzievski 2023); ``dora``: weight-decomposed LoRA (Liu et al. 2024), reference engine
-    only. ``lr`` drives the backbone's trained tensors, ``head_lr`` the head; both warm up linearly over the share ``warmup``
-    of a stage's steps and fall linearly to 0. ``epochs`` are per stage. ``window`` batches at a time are formed from rows
-    of similar length, inside the node. ``targets`` empty means the family's own (query and value for encoders).
+    ``adapter``: ``lora`` (Hu et al. 2021), or ``ia3``, which scales activations (Liu et al. 2022; reference engine only; rank
+    and alpha mean nothing to it). ``rslora``: rank-stabilised LoRA (Kalajdzievski 2023); ``dora``: weight-decomposed LoRA (Liu
+    et al. 2024), reference engine only. ``lr`` drives the backbone's trained tensors, ``head_lr`` the head; both warm up over
+    the share ``warmup`` of a stage's steps and fall to 0, linearly. ``epochs`` are per stage. ``window`` batches at a time
+    are formed from rows of similar length, inside the node. ``targets`` empty means the family's own (query and value for
+    encoders).
     """
 
+    adapter: str = "lora"
     rank: int = 8
     alpha: float = 16.0
     dropout: float = 0.0
@@ -231,6 +234,13 @@ class Recipe(Checked):
         for name in ("rslora", "dora"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(f"{name}={getattr(self, name)!r} is neither true nor false; give one of them")
+        adapters = ("lora", "ia3")
+        if self.adapter not in adapters:
+            raise RecipeError(
+                f"adapter={self.adapter!r} is unknown{did_you_mean(self.adapter, adapters)}; choose from {adapters}"
+            )
+        if self.adapter == "ia3" and (self.rslora or self.dora or self.dropout):
+            raise RecipeError("adapter='ia3' has no rslora, dora or dropout; leave them out")
         known = ("mean-logits", "mean-probabilities", "vote")
         if self.ensemble not in known:
             raise RecipeError(

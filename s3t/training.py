@@ -137,8 +137,8 @@ def _run(model: ChainModel, task: Task) -> None:
     body, head = model.adapter_parameters(stage.adapter), list(model.head.parameters())
     for parameter in (*body, *head):
         parameter.requires_grad_(True)
-    for module in model.lora_layers(stage.adapter) if stage.kind == "lora" else []:
-        module.lora_dropout[stage.adapter].train()
+    for dropout in model.dropouts(stage.adapter) if stage.kind == "lora" else []:
+        dropout.train()
     optimizer = torch.optim.AdamW(
         [{"params": body, "lr": recipe.lr}, {"params": head, "lr": recipe.head_lr}],
         weight_decay=recipe.weight_decay,

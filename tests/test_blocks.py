@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from s3t.backbone import Backbone, Family, pooled
-from s3t.blocks import ChainModel, ModelState, lora_config, score
+from s3t.blocks import ChainModel, ModelState, adapter_config, score
 from s3t.errors import IsolationError
 from s3t.plan import Stage, s3t_plan, top_down_blocks
 from s3t.records import Layout, Recipe
@@ -93,11 +93,11 @@ def test_a_misplaced_adapter_is_refused(twelve: Backbone, monkeypatch: pytest.Mo
     """The substring fault of the published implementation, planted."""
 
     def by_substring(stage: Stage, family: Family, recipe: Recipe) -> Any:
-        config = lora_config(stage, family, recipe)
+        config = adapter_config(stage, family, recipe)
         config.layers_to_transform = [i for i in range(12) if any(str(layer) in str(i) for layer in stage.layers)]
         return config
 
-    monkeypatch.setattr("s3t.blocks.lora_config", by_substring)
+    monkeypatch.setattr("s3t.blocks.adapter_config", by_substring)
     with pytest.raises(IsolationError, match=r"adapter 'one' sits on layers \[1, 10, 11\], not on \[1\]"):
         ChainModel(twelve, [Stage("one", "lora", (1,), 1.0)], RECIPE, 2)
 
@@ -164,7 +164,7 @@ def test_stock_peft_reads_a_stored_chain(twelve: Backbone, tmp_path: Path) -> No
         folder = tmp_path / stage.adapter
         folder.mkdir()
         (folder / "adapter_model.safetensors").write_bytes(tensor_bytes(state.adapters[stage.adapter]))
-        lora_config(stage, twelve.family, RECIPE).save_pretrained(folder)
+        adapter_config(stage, twelve.family, RECIPE).save_pretrained(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stock = PeftModel.from_pretrained(copy.deepcopy(twelve.model), tmp_path / "block-00", adapter_name="block-00")

@@ -171,8 +171,8 @@ def _fresh(bench: Bench, how: How) -> tuple[ChainModel, torch.optim.Optimizer]:
     model = ChainModel(bench.backbone, stages, dataclasses.replace(RECIPE, dropout=how.dropout), CLASSES)
     model.initialise_head(SEED)
     model.initialise(stages[0].adapter, SEED)
-    for module in model.lora_layers(stages[0].adapter):
-        module.lora_dropout[stages[0].adapter].train()
+    for dropout in model.dropouts(stages[0].adapter):
+        dropout.train()
     parameters = [tensor for _, tensor in _trained(model)]
     for parameter in parameters:
         parameter.requires_grad_(True)

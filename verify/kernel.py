@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from s3t.errors import DivergedError
 from s3t.records import Recipe
+from verify.adapters import adapter_config
 from verify.plans import Stage
 
 if TYPE_CHECKING:
@@ -95,7 +96,11 @@ def train_node_slowly(backbone: Backbone, task: Task) -> Trained:
             _fresh_head(head, seeds.head)
         else:
             _load(model, head, stages, parent)
-        if stage.kind == "lora" and (parent is None or stage.adapter not in parent.adapters):
+        if (
+            stage.kind == "lora"
+            and recipe.adapter == "lora"
+            and (parent is None or stage.adapter not in parent.adapters)
+        ):
             _fresh_adapter(body, seeds.adapter)
         torch.manual_seed(seeds.dropout)
         _train(backbone, model, head, body, task)
@@ -138,17 +143,7 @@ def _model(backbone: Backbone, stages: Sequence[Stage], recipe: Recipe) -> Any:
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         for name in names:
             stage = next(stage for stage in stages if stage.adapter == name)
-            config = LoraConfig(
-                r=recipe.rank,
-                lora_alpha=recipe.alpha,  # type: ignore[arg-type]
-                lora_dropout=recipe.dropout,
-                use_rslora=recipe.rslora,
-                use_dora=recipe.dora,
-                target_modules=list(recipe.targets or backbone.family.targets),
-                layers_to_transform=list(stage.layers),
-                layers_pattern=backbone.family.layers.split(".")[-1],
-                fan_in_fan_out=backbone.family.transposed,
-            )
+            config = adapter_config(backbone, stage, recipe)
             if name == names[0]:
                 model = get_peft_model(model, config, adapter_name=name)
             else:
@@ -173,16 +168,17 @@ def _load(model: Any, head: nn.Linear, stages: Sequence[Stage], state: State) ->
 
 def _lora_modules(model: Any, name: str) -> list[Any]:
     """Return the modules that carry adapter ``name``, in the order in which the model names its modules."""
-    return [module for _, module in model.named_modules() if name in getattr(module, "lora_A", {})]
+    return [m for _, m in model.named_modules() if name in getattr(m, "lora_A", getattr(m, "ia3_l", {}))]
 
 
 def _trained_tensors(model: Any, stage: Stage) -> list[Tensor]:
     """Return what the stage trains besides the head: A, B, A, B, ... or every tensor of the base model."""
     if stage.kind == "full":
         return list(model.parameters())
-    sides = ("lora_A", "lora_B", "lora_magnitude_vector")
-    held = (getattr(module, side) for module in _lora_modules(model, stage.adapter) for side in sides)
-    return [parts[stage.adapter].weight for parts in held if stage.adapter in parts]
+    sides = ("lora_A", "lora_B", "lora_magnitude_vector", "ia3_l")
+    held = (getattr(module, side, {}) for module in _lora_modules(model, stage.adapter) for side in sides)
+    parts = [found[stage.adapter] for found in held if stage.adapter in found]
+    return [part if isinstance(part, Tensor) else part.weight for part in parts]
 
 
 def _fresh_adapter(body: Sequence[Tensor], seed: int) -> None:
@@ -207,7 +203,8 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
     for tensor in learning:
         tensor.requires_grad_(True)
     for module in _lora_modules(model, stage.adapter):
-        module.lora_dropout[stage.adapter].train()
+        if recipe.adapter == "lora":
+            module.lora_dropout[stage.adapter].train()
     optimizer = torch.optim.AdamW(
         [{"params": list(body)}, {"params": [head.weight, head.bias]}],
         betas=(0.9, 0.999),

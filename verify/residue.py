@@ -33,6 +33,7 @@ HEX = b"0123456789abcdef."
 
 PEFT_WORDS = (
     "LORA",
+    "IA3",
     "none",
     "megatron.core",
     "layer",

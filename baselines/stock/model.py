@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from baselines.stock.options import Options
 from s3t.backbone import Family
-from s3t.blocks import lora_config
-from s3t.errors import IsolationError, LayoutError
+from s3t.blocks import adapter_config
+from s3t.errors import IsolationError, LayoutError, RecipeError
 from s3t.plan import Plan, Stage
 from s3t.records import Recipe
 from s3t.training import mean_loss
@@ -118,7 +118,9 @@ class Classifier(nn.Module):
 
         IsolationError if PEFT put it on other layers than the stage's.
         """
-        config = lora_config(stage, Family(self.base.layers, self.base.targets), self.recipe)
+        if self.recipe.adapter != "lora":
+            raise RecipeError(f"the stock pipeline trains LoRA, not adapter={self.recipe.adapter!r}")
+        config = adapter_config(stage, Family(self.base.layers, self.base.targets), self.recipe)
         with quiet():
             if folder is not None and self.stages:
                 self.body.load_adapter(str(folder / stage.adapter), stage.adapter, torch_device=str(self.base.device))

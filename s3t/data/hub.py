@@ -53,13 +53,14 @@ def load_hub(
     text or label are left out. Raises DataError if the data cannot be reached or is not as declared.
     """
     path, _, config = name.partition(":")
-    usual, named = "validation", label or "label"
+    usual, named, form = "validation", label or "label", None
     if task := find_task(name):
         path, config, usual = task.path, task.config, task.validation
         text, named = text or task.columns, label or task.label
         number = task.number if classes is None and number is None else number
+        form = task.form if text == task.columns else None
     columns = [column.strip() for column in (text or "text").split(",")]
-    if len(columns) > 2:
+    if len(columns) > 2 and form is None:
         raise DataError(f"text={text!r} names {len(columns)} columns; give one, or two separated by a comma")
     with tempfile.TemporaryDirectory(prefix="s3t-hub-") as scratch:  # holds what is made of a local folder, for now
         tables = _load(name, path, config, scratch)
@@ -79,7 +80,8 @@ def load_hub(
         parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
         for split, source in chosen.items():
             for position, row in enumerate(_as_files(tables[source])):
-                inputs = _inputs([row[column] for column in columns], Path(path))
+                cells = [row[column] for column in columns]
+                inputs = _inputs(cells if form is None else form(cells), Path(path))
                 if row[named] in hidden or not inputs:
                     continue
                 record_id = str(row[id]) if id else f"{source}-{position:07d}"

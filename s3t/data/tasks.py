@@ -7,8 +7,9 @@ and Yang 2015).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from s3t.errors import DataError, did_you_mean
 from s3t.metrics import OF_NUMBERS
@@ -19,7 +20,8 @@ GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
 @dataclass(frozen=True)
 class Task:
     """``path`` and ``config`` on the hub, one or two text ``columns`` or one of images, names in :mod:`s3t.metrics`,
-    validation's split, the ``label`` column; ``number``: the range of a task whose answers are numbers.
+    validation's split, the ``label`` column; ``number``: the range of a task whose answers are numbers. ``form``: makes one or
+    two texts of the cells of ``columns``, where a task has more of them.
     """
 
     path: str
@@ -29,6 +31,29 @@ class Task:
     validation: str = "validation"
     label: str = "label"
     number: str | None = None
+    form: Callable[[Sequence[Any]], Sequence[str]] | None = None
+
+
+def word_in_two_sentences(cells: Sequence[Any]) -> tuple[str, str]:
+    """Return WiC's row (word, sentence, sentence) as two texts, the word before the first."""
+    word, first, second = map(str, cells)
+    return f"{word}: {first}", second
+
+
+def marked_spans(cells: Sequence[Any]) -> tuple[str]:
+    """Return WSC's row (text, span, its first word's index, span, index) as one text with *one* and #the other# span marked.
+
+    Both are marked as in Raffel et al. 2020, appendix B. DataError for an index that the text has no word at.
+    """
+    text, *spans = cells
+    words = str(text).split(" ")
+    for (span, at), sign in zip((spans[:2], spans[2:]), "*#", strict=True):
+        last = int(at) + len(str(span).split(" ")) - 1
+        if not 0 <= int(at) <= last < len(words):
+            raise DataError(f"the span {span!r} at word {at} lies outside the text {str(text)!r}; mend or drop the row")
+        words[int(at)] = sign + words[int(at)]
+        words[last] += sign
+    return (" ".join(words),)
 
 
 TASKS: Mapping[str, Task] = {
@@ -44,6 +69,8 @@ TASKS: Mapping[str, Task] = {
     "superglue/boolq": Task(SUPERGLUE, "boolq", "question,passage"),
     "superglue/cb": Task(SUPERGLUE, "cb", "premise,hypothesis", ("macro_f1", "accuracy")),
     "superglue/rte": Task(SUPERGLUE, "rte", "premise,hypothesis"),
+    "superglue/wic": Task(SUPERGLUE, "wic", "word,sentence1,sentence2", form=word_in_two_sentences),
+    "superglue/wsc": Task(SUPERGLUE, "wsc", "text,span1_text,span1_index,span2_text,span2_index", form=marked_spans),
     "images/mnist": Task("ylecun/mnist", "", "image"),
     "images/fashion-mnist": Task("zalando-datasets/fashion_mnist", "", "image"),
     "images/cifar10": Task("uoft-cs/cifar10", "", "img"),
@@ -54,8 +81,6 @@ OTHER_KINDS: Mapping[str, str] = {
     "superglue/copa": "multiple choice",
     "superglue/multirc": "several answers to a question",
     "superglue/record": "a choice among the entities of a text",
-    "superglue/wic": "a word in two sentences",
-    "superglue/wsc": "spans of a text",
 }
 """Tasks of the same benchmarks that are of a kind which this version does not train."""
 

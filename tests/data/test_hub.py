@@ -15,6 +15,7 @@ from datasets import ClassLabel, Features, Value
 from s3t.data import hub, load
 from s3t.data.hub import is_hub_name, load_hub
 from s3t.data.splits import carve_test, carve_validation, three_way
+from s3t.data.tasks import metrics_of
 from s3t.errors import DataError
 
 FEATURES = Features(
@@ -183,6 +184,28 @@ def test_glue_is_short_for_its_repository_and_columns(make: Make, monkeypatch: p
     assert [record.id for record in data.test] == [f"validation_matched-{i:07d}" for i in range(10)]
     assert data.test[0].inputs == {"text": "p0", "text_pair": "h0"}
     assert data.source == "glue/mnli"
+
+
+def test_superglue_tasks_with_more_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """WiC names a word before two sentences; WSC marks two spans of a text."""
+    answer = ClassLabel(names=["False", "True"])
+    wic = {"word": Value("string"), "sentence1": Value("string"), "sentence2": Value("string"), "label": answer}
+    row = {"word": "bank", "sentence1": "The bank is closed.", "sentence2": "By the river bank.", "label": 0}
+    made = {s: datasets.Dataset.from_list([row] * 20, features=Features(wic)) for s in ("train", "validation")}
+    monkeypatch.setattr(hub, "_load", lambda *given: made)
+    data = load("superglue/wic")
+    assert data.classes == ("False", "True") and metrics_of("superglue/wic", data.classes) == ("accuracy",)
+    assert data.train[0].inputs == {"text": "bank: The bank is closed.", "text_pair": "By the river bank."}
+    spans = {"span1_text": Value("string"), "span1_index": Value("int32")}
+    spans |= {"span2_text": Value("string"), "span2_index": Value("int32")}
+    said = {"text": "Mark told Pete Smith that he was late .", "label": 1}
+    said |= {"span1_text": "Pete Smith", "span1_index": 2, "span2_text": "he", "span2_index": 5}
+    features = Features({"text": Value("string"), **spans, "label": answer})
+    made = {s: datasets.Dataset.from_list([said] * 20, features=features) for s in ("train", "validation")}
+    assert load("superglue/wsc").train[0].inputs == {"text": "Mark told *Pete Smith* that #he# was late ."}
+    made["train"] = datasets.Dataset.from_list([{**said, "span2_index": 9}] * 20, features=features)
+    with pytest.raises(DataError, match="the span 'he' at word 9 lies outside the text"):
+        load("superglue/wsc")
 
 
 def test_stsb_asks_for_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -279,8 +279,8 @@ def _all_tokens(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_dropout(patch: pytest.MonkeyPatch) -> None:
-    real = blocks.lora_config
-    patch.setattr(blocks, "lora_config", lambda s, b, r: real(s, b, dataclasses.replace(r, dropout=0.0)))
+    real = blocks.adapter_config
+    patch.setattr(blocks, "adapter_config", lambda s, b, r: real(s, b, dataclasses.replace(r, dropout=0.0)))
 
 
 def _base_dropout(patch: pytest.MonkeyPatch) -> None:
@@ -304,8 +304,8 @@ def _dropout_from_elsewhere(patch: pytest.MonkeyPatch) -> None:
 
 
 def _scaling(patch: pytest.MonkeyPatch) -> None:
-    real = blocks.lora_config
-    patch.setattr(blocks, "lora_config", lambda s, b, r: real(s, b, dataclasses.replace(r, rslora=not r.rslora)))
+    real = blocks.adapter_config
+    patch.setattr(blocks, "adapter_config", lambda s, b, r: real(s, b, dataclasses.replace(r, rslora=not r.rslora)))
 
 
 def _other_start(patch: pytest.MonkeyPatch) -> None:
