@@ -194,6 +194,10 @@ def read(folder: Path) -> pd.DataFrame:
     return frame
 
 
+SUBJECT = ("question", "profile", "data", "model", "metric", "shards", "slices", "budget")
+"""What later rows replace earlier ones about: a session may measure anew only a part of what an earlier one did."""
+
+
 def latest(frame: pd.DataFrame, *, include_dirty: bool = False) -> pd.DataFrame:
     """Keep, per question, profile, data, model, machine, metric and layout, the newest row set's rows: what is published.
 
@@ -201,7 +205,7 @@ def latest(frame: pd.DataFrame, *, include_dirty: bool = False) -> pd.DataFrame:
     """
     if not include_dirty:
         frame = frame[~frame["dirty"].astype(bool)]
-    keys = ["question", "profile", "data", "model", "metric", "shards", "slices", "budget", *MACHINE]
+    keys = [*SUBJECT, *MACHINE]
     stamp = frame["date"].astype(str) + " " + frame["file"].astype(str)
     newest = stamp.groupby([frame[key] for key in keys], dropna=False).transform("max")
     return frame[stamp == newest]

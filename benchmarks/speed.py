@@ -46,7 +46,7 @@ def training(rows: pd.DataFrame) -> Figure:
         for place, mode in enumerate(mode for mode in MODES if (found["mode"] == mode).any()):
             here = some[some["mode"] == mode]
             y = [cases.index(case) + 0.2 * (place - 1.2) for case in _cases(here)]
-            _points(axes, here, y, MODES[mode], mode, form)
+            _points(axes, here, y, MODES[mode], mode, form, dense=len(cases) > 4)
         axes.axvline(1.0 if metric == FASTER else 0.0, color=GREY, lw=1)
         axes.set_ylim(len(cases) - 0.5, -0.5)
     left.set_yticks(range(len(cases)), cases)
@@ -147,14 +147,23 @@ def _span(rows: pd.DataFrame) -> tuple[float, float]:
     return float(rows["value"].min()) / 2, float(rows["value"].max()) * 2
 
 
-def _points(axes: Axes, rows: pd.DataFrame, y: Sequence[float], colour: str, name: str, form: str) -> None:
-    """Draw values with their intervals, and the value beside each. Intervals that run off the scale are cut by it."""
+def _points(
+    axes: Axes, rows: pd.DataFrame, y: Sequence[float], colour: str, name: str, form: str, *, dense: bool = False
+) -> None:
+    """Draw values with their intervals, and the value above each, small if ``dense``. Intervals off the scale are cut by it."""
+    marker, above, size = (5, 2.5, 7.5) if dense else (8, 6, 9)
     low, high = (rows[side].astype(float).fillna(rows["value"]) for side in ("low", "high"))
-    how: dict[str, Any] = {"fmt": "o", "ms": 8, "color": colour, "capsize": 3, "lw": 1.6, "label": name}
+    how: dict[str, Any] = {"fmt": "o", "ms": marker, "color": colour, "capsize": 3, "lw": 1.6, "label": name}
     axes.errorbar(rows["value"], y, xerr=[rows["value"] - low, high - rows["value"]], **how)
     for value, place in zip(rows["value"], y, strict=True):
         axes.annotate(
-            form.format(value), (value, place), (0, 6), textcoords="offset points", ha="center", size=9, color=colour
+            form.format(value),
+            (value, place),
+            (0, above),
+            textcoords="offset points",
+            ha="center",
+            size=size,
+            color=colour,
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.rows import interval, latest
+from benchmarks.rows import SUBJECT, interval, latest
 from s3t.errors import DataError
 
 METHODS = {
@@ -82,7 +82,7 @@ def readable_bytes(value: float) -> str:
 
 
 def published(frame: pd.DataFrame, *, include_dirty: bool = False, profile: str | None = None) -> pd.DataFrame:
-    """Return the rows that may be shown: the newest row set per question, profile, data and model.
+    """Return the rows that may be shown: the newest row set per question, profile, data, model, metric and layout.
 
     Raises DataError if none are left, saying what was left out and why.
     """
@@ -97,13 +97,13 @@ def published(frame: pd.DataFrame, *, include_dirty: bool = False, profile: str 
         if shown.empty:
             raise DataError(f"there are no rows of profile {profile!r}: there are {', '.join(found)}")
     stamp = shown["date"].astype(str) + " " + shown["file"].astype(str)
-    newest = stamp.groupby([shown[key] for key in ("question", "profile", "data", "model")]).transform("max")
+    newest = stamp.groupby([shown[key] for key in SUBJECT]).transform("max")
     return shown[stamp == newest]
 
 
 def settings(frame: pd.DataFrame) -> list[Setting]:
-    """Return the settings in which ``frame`` compares methods, each with the layout of the methods that have one."""
-    compared = frame[frame["question"].isin(COMPARED)]
+    """Return the settings in which ``frame`` has numbers of methods, each with the layout of the methods that have one."""
+    compared = frame[frame["question"].isin(COMPARED) & (frame["status"] == "ok")]
     found: set[Setting] = set()
     for (profile, data, model), rows in compared.groupby(["profile", "data", "model"]):
         divided = rows[~_undivided(rows)]
