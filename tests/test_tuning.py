@@ -55,6 +55,8 @@ def test_every_method_has_the_same_number_of_trials() -> None:
     assert [len(recipes) for recipes in drawn.values()] == [2, 2]
     assert set(drawn["s3t"]) < set(large) and drawn == tuning.same_budget({"s3t": large, "retrain-full": small})
     assert [len(r) for r in tuning.same_budget({"s3t": large, "sisa-lora": large}, 4).values()] == [4, 4]
+    many = tuning.same_budget({f"method {i}": large for i in range(12)}, 2)
+    assert {recipe for recipes in many.values() for recipe in recipes} == set(large), "drawn from the whole grid"
     assert tuning.same_budget({"s3t": large}) == {"s3t": large}
     with pytest.raises(RecipeError, match="0 trials per method are not possible"):
         tuning.same_budget({"s3t": large}, 0)

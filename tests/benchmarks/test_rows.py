@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks.profiles import PROFILES
 from benchmarks.rows import Header, Machine, Row, RowSet, header, interval, latest, machine, read, write
+from benchmarks.summary import published
 from benchmarks.workbench import Workbench
 from s3t.errors import DataError
 
@@ -240,6 +241,15 @@ def test_latest_keeps_the_newest_clean_rows_per_question_data_and_machine(tmp_pa
     assert sorted(latest(frame)["value"]) == [0.11, 0.2, 0.21, 0.4, 0.5]
     assert sorted(latest(frame, include_dirty=True)["value"]) == [0.11, 0.3, 0.4, 0.5]
     assert latest(frame[frame["dirty"]]).empty
+
+
+def test_a_session_that_measures_a_part_anew_hides_nothing_else(tmp_path: Path) -> None:
+    earlier = (row(value=0.1, metric="test accuracy"), row(value=0.2, metric="area"), row(value=0.3, budget=1))
+    write(rowset(*earlier), tmp_path)
+    write(rowset(row(value=0.9, metric="area"), date="2025-11-22T04:10:00Z"), tmp_path)
+    frame = read(tmp_path)
+    assert sorted(latest(frame)["value"]) == [0.1, 0.3, 0.9]
+    assert sorted(published(frame)["value"]) == [0.1, 0.3, 0.9]
 
 
 def test_interval_is_students_t() -> None:

@@ -83,7 +83,7 @@ def test_texts_differ_in_length(tiny: Backbone) -> None:
 def test_rows_of_one_length_are_gathered_as_others_are() -> None:
     torch.manual_seed(0)
     alike = [Piece(torch.randn(3 * n, 4), tuple(range(0, 3 * n, 3)), (3,) * n) for n in (2, 5)]
-    where = [(1, 4), (0, 1), (1, 0), (1, 4)]
+    where = [(1, 4), (0, 1), (1, 0), (1, 3)]
     found, lengths = gather(alike, where)
     assert lengths == [3] * 4
     assert torch.equal(found, torch.stack([alike[piece].row(i) for piece, i in where]))
