@@ -37,7 +37,7 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
 
 
 def _opened(data: bytes) -> Any:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -48,8 +48,9 @@ def _opened(data: bytes) -> Any:
             image.load()
             return ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        why = "of no known kind" if isinstance(error, UnidentifiedImageError) else error  # which would name an object
         raise DataError(
-            f"{len(data)} bytes are no image that can be read ({error}); give PNG, JPEG or another"
+            f"{len(data)} bytes are no image that can be read ({why}); give PNG, JPEG or another"
         ) from error
     except Image.DecompressionBombWarning as error:
         raise DataError(f"the image is too large ({error}); make it smaller") from error
