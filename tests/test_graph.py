@@ -180,7 +180,8 @@ def test_the_key_covers_everything_that_sets_the_weights() -> None:
     ]
     for field in dataclasses.fields(Recipe):
         value = getattr(Recipe(), field.name)
-        other: Any = {"bool": not value, "str": "vote", "tuple": ("key",)}.get(type(value).__name__)
+        words = {"adapter": "ia3", "ensemble": "vote"}
+        other: Any = {"bool": not value, "tuple": ("key",)}.get(type(value).__name__, words.get(field.name))
         if other is None:
             other = type(value)(0.5 if value == 0 else value / 2)
         changes.append({"recipe": dataclasses.replace(Recipe(), **{field.name: other})})
