@@ -33,6 +33,12 @@ def test_slot_of_another_key_differs() -> None:
     assert set(ours) == set(itertools.product(range(4), range(4)))
 
 
+@pytest.mark.parametrize(("label", "wanted"), [(0.0, -1.0), (2.5, 0.0), (3.0, 0.2), (5.0, 1.0)])
+def test_target_of_a_number_is_its_place_in_the_range(label: float, wanted: float) -> None:
+    assert derive.target(label, ["0.0:5.0"]) == pytest.approx(wanted, abs=1e-15)
+    assert derive.target(2, ["a", "b", "c"]) == 2
+
+
 def test_commitment_and_root() -> None:
     content = Record("a", {"text": "x"}, 1).content()
     assert content == b'{"id":"a","inputs":{"text":"x"},"label":1}'
