@@ -5,6 +5,7 @@ The installed package is tested where one is installed; otherwise the source tre
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import os
@@ -24,6 +25,12 @@ if importlib.util.find_spec("s3t") is None:
     sys.path.insert(0, str(ROOT))
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not possible: give a whole number of at least 1")
+    return int(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("s3t")
 
@@ -35,7 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
     add("--benchmark", action="store_true", default=False, help="run the benchmarks instead of the tests")
     add("--profile", choices=PROFILES, default="quick", help="size of the benchmarks (default: quick)")
-    add("--most-seeds", type=int, default=None, help="of more seeds in the profile take the first so many")
+    add("--most-seeds", type=_positive, default=None, help="of more seeds in the profile take the first so many")
     add("--rows", default="", help="folder for the benchmarks' rows (default: results/rows)")
     add("--slow", action="store_true", default=False, help="run the slow tier (marks slow and packs) as well")
 

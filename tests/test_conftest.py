@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,29 @@ def test_profile_and_machine_reach_the_benchmarks(ran: Callable[..., list[str]],
 def test_every_profile_of_the_benchmarks_can_be_asked_for(pytestconfig: pytest.Config) -> None:
     named = pytestconfig.pluginmanager.get_plugin(str(pytestconfig.rootpath / "conftest.py"))
     assert set(named.PROFILES) == set(PROFILES)
+
+
+def test_fewer_seeds_are_fewer_lives(root: Path, python: Callable[..., Any]) -> None:
+    listed = [
+        "--benchmark",
+        "--profile",
+        "smoke",
+        "-q",
+        "--collect-only",
+        "-p",
+        "no:cacheprovider",
+        "benchmarks/test_life.py",
+    ]
+    counts = [
+        python("-m", "pytest", *listed, *seeds, cwd=root).stdout.count("test_life[")
+        for seeds in ([], ["--most-seeds", "1"])
+    ]
+    assert counts[0] == len(PROFILES["smoke"].seeds) * counts[1] > counts[1] > 0
+
+
+def test_no_seeds_are_refused(project: Path, python: Callable[..., Any]) -> None:
+    done = python("-m", "pytest", "--benchmark", "--most-seeds", "0", cwd=project)
+    assert done.returncode == 4 and "'0' is not possible: give a whole number of at least 1" in done.stderr
 
 
 def test_an_unknown_profile_is_refused(project: Path, python: Callable[..., object]) -> None:
