@@ -19,6 +19,7 @@ def test_every_column_holds(root: Path) -> None:
         if claim.derived:
             assert derive(claim.derived) == pytest.approx(claim.derived["value"], rel=1e-6), claim.name
         for told in filter(None, (claim.measured, claim.against)):
+            assert (root / "results" / "rows" / told["file"]).exists(), "one row set, whatever is measured later"
             assert find(told, rows) == pytest.approx(told["value"], rel=1e-6, abs=1e-9), claim.name
 
 
