@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
 
 from s3t import S3T
 from s3t.backbone import load, pooled
 from s3t.blocks import ChainModel, ModelState
 from s3t.errors import RecipeError
-from s3t.exporting import export
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe, Record
-from s3t.system import System
 from s3t.training import Row, Seeds, Task, train_node
 from verify.kernel import train_node_slowly
 
@@ -78,29 +72,6 @@ def test_targets_are_matched_as_for_lora() -> None:
     }
     wide = base.model.config.intermediate_size  # type: ignore[union-attr]
     assert shapes["output.dense.ia3_l"] == (1, wide) and shapes["attention.output.dense.ia3_l"] == (base.hidden, 1)
-
-
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT 0.21 with transformers 5.23
-@pytest.mark.parametrize("name", ["tiny", "tiny-gpt2"])
-def test_a_run_is_exact_and_its_export_is_stock_peft(name: str, tmp_path: Path, rebuilt: Callable[..., None]) -> None:
-    evaluation = ((), RECORDS[:4])
-    how = {"classes": ("a", "b", "c"), "model": name, "recipe": RECIPE, "key": bytes(32), "evaluation": evaluation}
-    system = S3T(tmp_path / "run", Layout(1, 2, 2), **how)  # type: ignore[arg-type]
-    system.fit(RECORDS[4:])
-    system.delete([RECORDS[9].id])
-    rebuilt(system, RECORDS[4:])
-    system.close()
-    export(tmp_path / "run", 0, tmp_path / "out")
-    assert "An (IA)3 adapter" in (tmp_path / "out" / "README.md").read_text()
-    base = load(name, CPU)
-    body = PeftModel.from_pretrained(copy.deepcopy(base.model), str(tmp_path / "out"))  # type: ignore[arg-type]
-    head = load_file(tmp_path / "out" / "head.safetensors")
-    batch = base.collate(base.encode(INPUTS[:3], RECIPE.max_length))
-    with torch.no_grad():
-        scores = torch.nn.functional.linear(pooled(body, batch, base.family.pooling), head["weight"], head["bias"])
-    served = System.open(tmp_path / "run")
-    assert torch.equal(scores, torch.from_numpy(served.predict(INPUTS[:3])).float())
-    served.close()
 
 
 def test_what_does_not_go_with_it(tmp_path: Path) -> None:
