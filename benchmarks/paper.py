@@ -8,9 +8,11 @@ Where a case here differs from what is reported, ``differs`` says how.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.profiles import FULL
+from s3t.data.tasks import OTHER_KINDS
 from s3t.records import Layout, Recipe
 
 SHARDS, SLICES = 5, 4
@@ -44,6 +46,11 @@ class Tuned:
     lacks: str = ""
     differs: str = ""
 
+    def recipe_of(self, method: str) -> Recipe:
+        """Return the recipe of a method; full fine-tuning, for which none is reported, takes the suite's learning rates."""
+        full = method.endswith(("-full", "-full-lazy"))
+        return replace(self.recipe, lr=FULL.lr, head_lr=FULL.head_lr) if full else self.recipe
+
     @property
     def name(self) -> str:
         """What tests and rows call the case."""
@@ -54,17 +61,13 @@ def tuned() -> Iterator[Tuned]:
     """Yield the cases in which a model is trained."""
     text = Layout(1, 7, 1)
     differs = "7 blocks of 3 layers, 21 of 24 adapted; reported are 15 adapted layers over 7 slices"
-    kinds = {
-        "superglue/copa": "multiple choice is not trained by this version",
-        "superglue/multirc": "several answers to a question are not trained by this version",
-        "superglue/record": "a choice among entities is not trained by this version",
-    }
     for benchmark, tasks in (("glue", GLUE), ("superglue", SUPERGLUE)):
         for task in tasks:
             data = f"{benchmark}/{task}"
+            lacks = f"{OTHER_KINDS[data]}: not trained by this version" if data in OTHER_KINDS else ""
             yield Tuned(
                 "fine-tuning", data, "FacebookAI/roberta-large", 355 * 10**6, text, ROBERTA,
-                lacks=kinds.get(data, ""), differs=differs,
+                lacks=lacks, differs=differs,
             )  # fmt: skip
     base, large = "google/vit-base-patch16-224-in21k", "google/vit-large-patch16-224-in21k"
     vision = ((base, 86, "images/cifar10"), (base, 86, "images/cifar100"), (large, 304, "images/tiny-imagenet"))
@@ -91,9 +94,6 @@ GROWN = (
     Grown("shards", tuple(Layout(shards, SLICES, SLICES) for shards in (1, 2, 3, 5, 8, 10, 20))),
     Grown("slices", tuple(Layout(SHARDS, slices, slices) for slices in (1, 2, 3, 4, 6, 8))),
 )
-PRIORS = ("uniform", "Zipf", "halves", "nine in ten in one slice")
-"""Of requests over slices, under which rules for orders are compared (:mod:`benchmarks.test_orders`)."""
-
 SHAPES: dict[str, tuple[int, int, int]] = {
     "FacebookAI/roberta-large": (24, 1024, 2),
     "google/vit-base-patch16-224-in21k": (12, 768, 10),

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.paper import GROWN, PRIORS, ROBERTA, SHAPES, SHARDS, SLICES, VIT, Grown, Tuned, stored_bytes, tuned
+from benchmarks.paper import GROWN, ROBERTA, SHAPES, SHARDS, SLICES, VIT, Grown, Tuned, stored_bytes, tuned
 from benchmarks.rows import interval
-from benchmarks.selection import RULES, shares_of_the_optimum
+from benchmarks.selection import FAMILIES, RULES, shares_of_the_optimum
 from benchmarks.workbench import Workbench
 from s3t.capacity import Demand, deletion_rate, requests_to_dead, simulate
 from s3t.graph import nodes
@@ -41,7 +41,7 @@ def test_tuned(request: pytest.FixtureRequest, bench: Workbench, case: Tuned, tm
     with bench.answering(**about, **_sized("s3t", case.layout)):
         found = benchmark.pedantic(train, args=(case, tmp_path), rounds=1, iterations=1)
     for method, deletions, metric, value, count in found:
-        extra = {"metric": metric, "recipe": case.recipe.to_json(), "differs": case.differs}
+        extra = {"metric": metric, "recipe": case.recipe_of(method).to_json(), "differs": case.differs}
         at = about | {"deletions": deletions}
         bench.add(**at, **_sized(method, sizes[method]), value=value, n=count, seed=0, extra=extra)
 
@@ -74,7 +74,9 @@ def train(case: Tuned, folder: Path) -> list[tuple[str, int, str, float, int]]:
     true = [record.label for record in dataset.test]
     for method in case.methods:
         mode = {"engine": "fast", "precision": "auto"}
-        system = describe(folder / method, method, _layout(case, method), case.recipe, backbone, dataset, 0, **mode)
+        system = describe(
+            folder / method, method, _layout(case, method), case.recipe_of(method), backbone, dataset, 0, **mode
+        )
         try:
             system.fit(dataset.train)
             done, ids = 0, stream([record.id for record in dataset.train], case.deletes[-1], 0)
@@ -124,7 +126,7 @@ def test_deletion_capacity(benchmark: Any, bench: Workbench, grown: Grown) -> No
         assert exact >= sisa * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", FAMILIES)
 def test_selection_of_sequences(benchmark: Any, bench: Workbench, prior: str) -> None:
     """What each rule, the paper's cyclic rotation and matching among them, keeps of the best orders' expected length."""
     benchmark.group = "paper: selection of sequences"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from s3t import S3T
+from s3t import S3T, backbone
 from s3t.backbone import load, pooled
 from s3t.blocks import ChainModel, ModelState
 from s3t.errors import RecipeError
@@ -45,6 +45,16 @@ def test_a_stage_trains_its_vectors_alone(name: str) -> None:
         assert all(torch.equal(slow.adapter[key], value) for key, value in done.adapter.items())
         assert all(torch.equal(slow.head[key], value) for key, value in done.head.items())
         state = ModelState({**(state.adapters if state else {}), stages[-1].adapter: done.adapter}, done.head)
+
+
+@pytest.mark.parametrize("kind", backbone.FAMILIES)
+def test_every_family_has_the_modules_that_it_names(kind: str) -> None:
+    """PEFT takes what a pattern matches and says nothing of the rest."""
+    base = load(f"tiny-{kind}", CPU)
+    assert base.family.ia3 and base.family.ia3_inputs
+    for layer in base.layer_modules(base.model):
+        inside = {name for name, _ in layer.named_modules()}
+        assert {*base.family.ia3, *base.family.ia3_inputs} <= inside
 
 
 def test_a_fresh_vector_changes_nothing() -> None:

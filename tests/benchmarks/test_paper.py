@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.paper import BUDGETS, GLUE, GROWN, SHAPES, SUPERGLUE, Tuned, stored_bytes, tuned
-from benchmarks.profiles import PROFILES
+from benchmarks.profiles import FULL, PROFILES
 from benchmarks.rows import PROFILES as KNOWN
 from benchmarks.rows import Row
 from benchmarks.test_paper import NO_DEVICE, lacking, train
@@ -38,6 +38,8 @@ def test_all_tasks_of_the_paper_are_cases() -> None:
     assert {"images/cifar10", "images/cifar100", "images/tiny-imagenet", "tatsu-lab/alpaca"} <= named
     assert len({case.name for case in CASES}) == len(CASES)
     for case in CASES:
+        assert case.recipe_of("s3t") == case.recipe_of("retrain-lora") == case.recipe
+        assert case.recipe_of("retrain-full").lr == FULL.lr
         known = case.data in TASKS
         assert bool(case.lacks) is not known, case.name
         assert (case.data in OTHER_KINDS) is (bool(case.lacks) and case.data.startswith("superglue/")), case.name
