@@ -14,7 +14,7 @@ from typing import Any
 
 from s3t.answers import Range
 from s3t.data.image_folders import check_image, read_image
-from s3t.data.local import numbers, to_number
+from s3t.data.numbers import numbers, to_number
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tasks import find_task
 from s3t.errors import DataError, did_you_mean

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from s3t.answers import Range
 from s3t.data.image_folders import read_image
+from s3t.data.numbers import numbers, to_number
 from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tables import read_table
@@ -90,21 +90,6 @@ def load_local(
     source = write_spec(str(path), {**options, "classes": None if classes is None else list(classes)})
     title = name or Path(path).stem
     return Dataset(title, chosen, records["train"], records["validation"], records["test"], source)
-
-
-def numbers(wanted: str, classes: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the only "class" of a task whose answers are in the range ``wanted``. DataError if there are classes too."""
-    if classes is not None:
-        raise DataError(f"the labels are either numbers, {wanted!r}, or the classes {list(classes)}; give one of them")
-    return (Range.parse(wanted).name,)
-
-
-def to_number(cell: object, where: str) -> float:
-    """Return a cell as a number. DataError, naming ``where``, if it is none."""
-    try:
-        return float(str(cell))
-    except ValueError as error:
-        raise DataError(f"{where} has the label {cell!r}, which is no number; mend or drop it") from error
 
 
 def _inputs(folder: Path, cell: str, image: str | None) -> Inputs:
