@@ -32,7 +32,7 @@ from s3t.graph import Node, batches, seed
 from s3t.images import image_backbone
 from s3t.plan import Plan, s3t_plan
 from s3t.records import Layout, Recipe
-from s3t.training import Row, Seeds, Task
+from s3t.training import Keep, Row, Seeds, Task
 
 CACHE = 64 * 10**9
 """Bytes of activations that ours may keep on the device."""
@@ -90,7 +90,9 @@ class Lean:
                 state, parts = None, []
                 for depth in range(1, len(stages) + 1):
                     began = perf_counter()
-                    trained = self._node(work, encoded, depth, state, cache, number)
+                    task, keep = node_task(work, encoded, depth, state, cache, number)
+                    how: Any = {"precision": "bfloat16", "keep": keep, "graphs": self.graphs}
+                    trained = train_node_fast(work.backbone, task, **how)
                     state = ModelState(
                         {**(state.adapters if state else {}), stages[depth - 1].adapter: trained.adapter}, trained.head
                     )
@@ -106,34 +108,33 @@ class Lean:
         )
         return Done(meter.usage, passes, layers, steps, tuple(seconds for _, seconds in parts))
 
-    def _node(
-        self,
-        work: Work,
-        encoded: Sequence[Encoded],
-        depth: int,
-        parent: ModelState | None,
-        cache: Activations,
-        number: int,
-    ) -> Any:
-        """Train node ``depth`` of the first order, on the first ``depth`` slices."""
-        node, stage = Node(0, work.plan.orders[0][:depth]), work.plan.stages[depth - 1]
-        chosen = [(i, piece) for piece in sorted(node.prefix) for i in work.slices[piece]]
-        rows = [Row(encoded[i], work.labels[i], piece) for i, piece in chosen]
-        ids = [str(i) for i, _ in chosen]
-        lengths = [row.encoded.length for row in rows]
-        drawn = batches(ids, lengths, stage.epochs, work.recipe, seed(number, node, "batches"))
-        if work.flips:
-            rows, drawn = with_flips(rows, ids, drawn, seed(number, node, "flips"))
-        order, stages = work.plan.orders[0], work.plan.stages
 
-        def keep(piece: int, at: int, make: Callable[[Sequence[int]], dict[int, Any]]) -> Any:
-            first = order.index(piece) + 1
-            depths = sorted({prefix_depth(stages[:i]) for i in range(first, len(stages) + 1)})
-            return cache.get(str(piece), at, lambda: make(depths))
+def node_task(
+    work: Work,
+    encoded: Sequence[Encoded],
+    depth: int,
+    parent: ModelState | None,
+    cache: Activations,
+    number: int,
+) -> tuple[Task, Keep]:
+    """Return node ``depth`` of the first order, on ``depth`` slices, with seeds of ``number``; and its activations' place."""
+    node, stage = Node(0, work.plan.orders[0][:depth]), work.plan.stages[depth - 1]
+    chosen = [(i, piece) for piece in sorted(node.prefix) for i in work.slices[piece]]
+    rows = [Row(encoded[i], work.labels[i], piece) for i, piece in chosen]
+    ids = [str(i) for i, _ in chosen]
+    lengths = [row.encoded.length for row in rows]
+    drawn = batches(ids, lengths, stage.epochs, work.recipe, seed(number, node, "batches"))
+    if work.flips:
+        rows, drawn = with_flips(rows, ids, drawn, seed(number, node, "flips"))
+    order, stages = work.plan.orders[0], work.plan.stages
 
-        seeds = Seeds(*(seed(number, node, purpose) for purpose in ("adapter", "head", "dropout")))
-        task = Task(stages[:depth], parent, rows, drawn, work.recipe, seeds, work.classes)
-        return train_node_fast(work.backbone, task, precision="bfloat16", keep=keep, graphs=self.graphs)
+    def keep(piece: int, at: int, make: Callable[[Sequence[int]], dict[int, Any]]) -> Any:
+        first = order.index(piece) + 1
+        depths = sorted({prefix_depth(stages[:i]) for i in range(first, len(stages) + 1)})
+        return cache.get(str(piece), at, lambda: make(depths))
+
+    seeds = Seeds(*(seed(number, node, purpose) for purpose in ("adapter", "head", "dropout")))
+    return Task(stages[:depth], parent, rows, drawn, work.recipe, seeds, work.classes), keep
 
 
 @dataclass(frozen=True)

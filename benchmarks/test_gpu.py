@@ -46,6 +46,33 @@ def test_vision(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path
     _compare(benchmark, bench, work, ours, workers, _rounds(bench, 5), about, tmp_path)
 
 
+def test_groups(request: pytest.FixtureRequest, bench: Workbench) -> None:
+    """Eight first nodes of a small ViT in one group, against one after the other with plain and with replayed steps."""
+    from benchmarks.groups import SIDES, add_rows, in_turn
+    from benchmarks.large import vision
+
+    smoke = bench.profile.name == "smoke"
+    size = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "patch_size": 4}
+    size, name = ({**TINY, "patch_size": 8}, "vit") if smoke else (size, "vit-tiny shape")
+    recipe, per_slice = Recipe(epochs=1, batch_size=8 if smoke else 32), 8 if smoke else 64
+    if _device().type == "cuda" and not smoke:
+        per_slice = 1024
+    work, few = (
+        vision(_device(), recipe, per_slice=number, slices=4, image_size=32, **size)
+        for number in (per_slice, recipe.batch_size)
+    )
+    about = {"question": "engine", "data": "random images", "model": _model(bench, name), **SHAPE}
+    benchmark, rounds = request.getfixturevalue("benchmark"), _rounds(bench, 5)
+    benchmark.group = f"engine: {about['model']}"
+    with bench.answering(
+        metric="times faster than nodes one by one", method="s3t", unit="ratio", kind="measured", **about
+    ):
+        in_turn(few, SIDES, 1)  # what libraries load and make once
+        runs = benchmark.pedantic(in_turn, args=(work, SIDES, rounds), rounds=1)
+    add_rows(bench, runs, about | {"device": str(_device())}, per_slice)
+    assert set(runs) == {side.mode for side in SIDES}
+
+
 def test_language(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path) -> None:
     """Llama of the 7B shape in bfloat16, four slices of short texts, a classification head on the last token."""
     about = {"question": "engine", "data": "random words", "model": _model(bench, "llama-7b shape"), **SHAPE}

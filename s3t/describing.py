@@ -44,8 +44,7 @@ def describe(
             raise RecipeError(f"the fast engine trains LoRA, not adapter={recipe.adapter!r}; use engine=reference")
         encoder = Encoder.of(backbone, mode.precision)
         encoder.targets(recipe.targets)
-        if mode.graphs:
-            encoder.check_one_length()
+        encoder.check_form(mode.form)
 
     beyond = [layer for stage in plan.stages for layer in stage.layers if layer >= backbone.layers]
     if beyond:

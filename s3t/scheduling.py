@@ -1,4 +1,4 @@
-"""In which order, and where, the missing nodes of a build are trained: one after the other, or by worker processes."""
+"""In which order, and where, missing nodes are trained: one after the other, in groups, or by worker processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from s3t.building import Builder, Job
 from s3t.contract import Cost, Progress
-from s3t.errors import IsolationError, RunError
+from s3t.errors import DivergedError, IsolationError, RunError
 from s3t.graph import Node
 from s3t.ledger import Superseded
 from s3t.runs import ACTIVATIONS
-from s3t.workers import Workers, outcome
+from s3t.workers import Assignment, Workers, outcome, perform_together
 
 AHEAD = 2
 """Tasks that a worker has at most: the one it works on and the next."""
@@ -22,9 +22,12 @@ AHEAD = 2
 def train_missing(builder: Builder, lost: set[Node], progress: Progress | None, *, down: bool) -> Cost:
     """Train all nodes that the plan misses, and those in ``lost``, parents first; return what it cost.
 
-    ``down`` books the seconds as down time too. With several workers, chains that share no node are trained at the same
+    ``down`` books the seconds as down time too. Engines that train groups get nodes of one stage, as many as are ready and they
+    take. With several workers, chains that share no node are trained at the same
     time, by as many processes as there are such chains.
     """
+    if builder.numerics.together > 1:
+        return _in_groups(builder, lost, progress, down)
     roots = sorted({(node.shard, node.prefix[0]) for node in builder.facts.missing(lost)})
     shards = sorted({shard for shard, _ in roots})
     number = min(builder.resources.workers, len(roots))
@@ -61,6 +64,36 @@ def _in_turn(builder: Builder, lost: set[Node], progress: Progress | None, down:
             done += 1
             lost.discard(node)
         _check(builder, node, attempt["requests"])
+    if progress:
+        progress(done, done, "done")
+    return total
+
+
+def _in_groups(builder: Builder, lost: set[Node], progress: Progress | None, down: bool) -> Cost:
+    total, done, failure = Cost(), 0, None
+    while missing := builder.facts.missing(lost):
+        ready = _ready(missing, set())
+        stage = min(len(node.prefix) for node in ready)
+        given: list[tuple[Job, Assignment]] = []
+        for node in [node for node in ready if len(node.prefix) == stage][: builder.numerics.together]:
+            with _overtaken(builder):
+                given.append(builder.prepare(node))
+        if not given:
+            continue
+        if progress:
+            progress(done, done + len(missing), ", ".join(job.node.name for job, _ in given))
+        trained = perform_together([assignment for _, assignment in given], builder.backbone, builder.activations)
+        for (job, _), result in zip(given, trained, strict=True):
+            if isinstance(result, DivergedError):
+                failure = failure or result
+                continue
+            with _overtaken(builder) as attempt:
+                total += builder.finish(job, result, down=down)
+                done += 1
+                lost.discard(job.node)
+            _check(builder, job.node, attempt["requests"])
+        if failure:
+            raise failure
     if progress:
         progress(done, done, "done")
     return total

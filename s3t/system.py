@@ -60,6 +60,7 @@ class System:
         self._backbone = backbone
         self._allow_empty = allow_empty
         self._resources = resources or Resources()
+        self._resources.check(config.kernel)
         self._run: Run | None = None
         self._facts: Facts | None = None
         self._serving: Serving | None = None

@@ -171,6 +171,13 @@ def mean_loss(logits: Tensor, answers: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits, answers)
 
 
+def losses(logits: Tensor, answers: Tensor) -> Tensor:
+    """Return each row's own loss (rows,), of which :func:`mean_loss` is the mean."""
+    if answers.is_floating_point():
+        return nn.functional.mse_loss(logits[:, 0], answers, reduction="none")
+    return nn.functional.cross_entropy(logits, answers, reduction="none")
+
+
 def schedule(step: int, steps: int, warmup: float) -> float:
     """Return the share of the peak learning rate: linear warm-up over the first steps, then linear to zero."""
     rising = math.ceil(warmup * steps)

@@ -26,8 +26,8 @@ from s3t.backbone import Backbone, load
 from s3t.blocks import ModelState
 from s3t.engine.activations import Activations
 from s3t.engine.numerics import Numerics
-from s3t.errors import RunError
-from s3t.training import Task, Trained
+from s3t.errors import DivergedError, RunError
+from s3t.training import Keep, Task, Trained
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -44,11 +44,22 @@ class Assignment:
 
 def perform(given: Assignment, backbone: Backbone, activations: Activations) -> Trained:
     """Train the node of an assignment in this process."""
+    return Numerics.of(given.kernel).train(backbone, given.task, _keeping(given, activations))
 
+
+def perform_together(
+    given: Sequence[Assignment], backbone: Backbone, activations: Activations
+) -> list[Trained | DivergedError]:
+    """Train the nodes of several assignments of one stage as a group, in this process."""
+    tasks, keeps = [one.task for one in given], [_keeping(one, activations) for one in given]
+    return Numerics.of(given[0].kernel).train_group(backbone, tasks, keeps)
+
+
+def _keeping(given: Assignment, activations: Activations) -> Keep:
     def keep(piece: int, depth: int, make: Any) -> Any:
         return activations.get(given.keys[piece], depth, lambda: make(given.depths))
 
-    return Numerics.of(given.kernel).train(backbone, given.task, keep)
+    return keep
 
 
 class Workers:

@@ -61,7 +61,7 @@ def test_an_export_is_loaded_by_stock_peft(flags: Path, tmp_path: Path) -> None:
     assert "pixel_values: RGB of 16 x 16, bilinear" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("engine", ["reference", "fast", "graphs"])
+@pytest.mark.parametrize("engine", ["reference", "fast", "graphs", "grouped"])
 def test_the_life_of_a_run(flags: Path, tmp_path: Path, engine: str) -> None:
     run = tmp_path / "run"
     call("train", run, "--data", flags, "--engine", engine, "--precision", "float32", *HOW)

@@ -117,7 +117,7 @@ def train(
     recipe: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of the recipe.")] = None,
     tuned: Annotated[Path | None, typer.Option(help="Start from what `s3t tune` chose for this method.")] = None,
     engine: Annotated[
-        str, typer.Option(help="reference (PEFT, all layers), fast, or graphs (fast, images, CUDA graphs).")
+        str, typer.Option(help="reference (PEFT, all layers), fast, or for images graphs or grouped (docs/ENGINE.md).")
     ] = "reference",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: what is fast here.")] = "auto",
     cache_gb: CacheGb = 2.0,

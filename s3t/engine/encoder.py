@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from s3t.backbone import Backbone, Encoded
 from s3t.engine.layers import PROJECTIONS, Block, Deltas, Layer, Linear, Norm
-from s3t.engine.mode import Precision
+from s3t.engine.mode import Form, Precision
 from s3t.errors import ModelError, RecipeError
 
 
@@ -112,11 +112,11 @@ class Encoder:
         found: Encoder = backbone.lean[precision]
         return found
 
-    def check_one_length(self) -> None:
-        """RecipeError if records differ in length, so that their steps cannot be replayed."""
-        if not self.one_length:
+    def check_form(self, form: Form) -> None:
+        """RecipeError if records differ in length, and steps of ``form`` need one."""
+        if form != "plain" and not self.one_length:
             raise RecipeError(
-                f"engine=graphs needs records of one length, as images are, and those of a {self.backbone.kind} differ; "
+                f"engine={form} needs records of one length, as images are, and those of a {self.backbone.kind} differ; "
                 "use engine=fast"
             )
 

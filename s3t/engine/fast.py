@@ -8,7 +8,8 @@ in float32. Stages that train every tensor (kind full) are the reference kernel'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +19,7 @@ from s3t.backbone import Backbone
 from s3t.engine import lora
 from s3t.engine.activations import Piece, activate, gather
 from s3t.engine.encoder import Encoder
-from s3t.engine.layers import Block
+from s3t.engine.layers import Block, Deltas
 from s3t.engine.mode import Precision
 from s3t.engine.steps import Replayed, Steps, repeated
 from s3t.errors import DivergedError, IsolationError
@@ -39,34 +40,16 @@ def train_node_fast(
     model has no lean form, RecipeError for a LoRA target that it does not have and for graphs of a model whose records
     differ in length, IsolationError if a frozen tensor changed, DivergedError if a gradient was not finite.
     """
-    stage, stages, recipe = task.stage, task.stages, task.recipe
-    if any(s.kind == "full" for s in stages):
+    if any(s.kind == "full" for s in task.stages):
         return train_node(backbone, task)
     encoder = Encoder.of(backbone, precision)
-    if graphs:
-        encoder.check_one_length()
+    encoder.check_form("graphs" if graphs else "plain")
     with reproducible(task.seeds.dropout, backbone.device):
-        adapter, head = _initial(encoder, task)
-        given = {} if task.parent is None else {n: t for n, t in task.parent.adapters.items() if n != stage.adapter}
-        layers, beside = frozen(encoder, stages[:-1], recipe, given)
-        depth = prefix_depth(stages)
-        pieces, where, computed = _inputs(encoder, task.rows, depth, keep)
-        learned = _Learned(encoder, stage, recipe, adapter, head, beside)
-        fixed = [t for layer in layers[depth:] for t in layer.tensors()]
-        versions = [t._version for t in fixed]
+        node = Mounted(encoder, task, keep)
         torch.manual_seed(task.seeds.dropout)
-        _run(encoder, task, layers[depth:], depth, learned, pieces, where, graphs)
-        if versions != [t._version for t in fixed] or any(t.requires_grad for t in fixed):
-            raise IsolationError(f"training adapter {stage.adapter!r} changed a frozen tensor; nothing was stored")
-    passes = task.record_passes
-    above = backbone.layers - depth
-    return Trained(
-        adapter={name: _kept(t) for name, t in lora.named(learned.body, learned.places)},
-        head={"weight": _kept(learned.head[0]), "bias": _kept(learned.head[1])},
-        optimizer_steps=len(task.batches),
-        record_passes=passes,
-        layer_passes=passes * (above + backbone.layers - min(stage.layers)) + computed,
-    )
+        with unchanged(node.fixed(), task.stage):
+            norms = _run(node, graphs)
+    return node.trained(norms)
 
 
 def prefix_depth(stages: Sequence[Stage]) -> int:
@@ -103,6 +86,63 @@ class _Learned:
         self.head = [nn.Parameter(head[name].to(device, copy=True)) for name in ("weight", "bias")]
         tensors = dict(zip(names, self.body, strict=True))
         self.deltas: lora.ByLayer = {**beside, **lora.deltas(encoder, stage, recipe, tensors, dropout=recipe.dropout)}
+
+
+class Mounted:
+    """A node about to be trained: ``layers`` above the frozen prefix of ``depth`` layers, what is ``learned``, and its rows."""
+
+    def __init__(self, encoder: Encoder, task: Task, keep: Keep | None) -> None:
+        stage, stages, recipe = task.stage, task.stages, task.recipe
+        self.encoder, self.task = encoder, task
+        adapter, head = _initial(encoder, task)
+        given = {} if task.parent is None else {n: t for n, t in task.parent.adapters.items() if n != stage.adapter}
+        layers, beside = frozen(encoder, stages[:-1], recipe, given)
+        self.depth = prefix_depth(stages)
+        self.layers = layers[self.depth :]
+        self._pieces, self._where, self._computed = _inputs(encoder, task.rows, self.depth, keep)
+        self.learned = _Learned(encoder, stage, recipe, adapter, head, beside)
+        labels = torch.tensor([row.label for row in task.rows], device=encoder.backbone.device)
+        order, sizes = [i for batch in task.batches for i in batch], [len(batch) for batch in task.batches]
+        self._answers = torch.split(labels[order], sizes)
+
+    def fixed(self) -> list[Tensor]:
+        """Return what must not change."""
+        return [t for layer in self.layers for t in layer.tensors()]
+
+    def share(self, step: int) -> float:
+        """Return the share of the peak learning rates at ``step``."""
+        return schedule(step, len(self.task.batches), self.task.recipe.warmup)
+
+    def batch(self, step: int) -> tuple[Tensor, list[int], Tensor]:
+        """Return a batch's hidden states (rows, tokens, hidden) at ``depth``, its rows' lengths, and their answers."""
+        where = [self._where[i] for i in self.task.batches[step]]
+        return *gather(self._pieces, where, self.encoder.backbone.device), self._answers[step]
+
+    def trained(self, norms: Sequence[Tensor]) -> Trained:
+        """Return the outcome. DivergedError if one of the gradients' ``norms``, by step, is not finite and the task minds."""
+        task, learned, layers = self.task, self.learned, self.encoder.backbone.layers
+        if task.finite and norms and not bool(torch.isfinite(torch.stack([*norms])).all()):
+            step = next(i for i, norm in enumerate(norms) if not bool(torch.isfinite(norm)))
+            raise DivergedError(
+                f"training diverged at step {step} (gradient norm {float(norms[step])}); lower lr={task.recipe.lr}"
+            )
+        passes = task.record_passes
+        return Trained(
+            adapter={name: _kept(t) for name, t in lora.named(learned.body, learned.places)},
+            head={"weight": _kept(learned.head[0]), "bias": _kept(learned.head[1])},
+            optimizer_steps=len(task.batches),
+            record_passes=passes,
+            layer_passes=passes * (layers - self.depth + layers - min(task.stage.layers)) + self._computed,
+        )
+
+
+@contextmanager
+def unchanged(fixed: Sequence[Tensor], stage: Stage) -> Iterator[None]:
+    """Raise IsolationError if the body wrote to one of the ``fixed`` tensors, or let it learn."""
+    versions = [t._version for t in fixed]
+    yield
+    if versions != [t._version for t in fixed] or any(t.requires_grad for t in fixed):
+        raise IsolationError(f"training adapter {stage.adapter!r} changed a frozen tensor; nothing was stored")
 
 
 def _initial(encoder: Encoder, task: Task) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -142,36 +182,21 @@ def _inputs(
     return pieces, where, computed
 
 
-def _run(
-    encoder: Encoder,
-    task: Task,
-    layers: Sequence[Block],
-    depth: int,
-    learned: _Learned,
-    pieces: Sequence[Piece],
-    where: Sequence[tuple[int, int]],
-    graphs: bool,
-) -> None:
-    recipe, batches, device = task.recipe, task.batches, encoder.backbone.device
+def _run(node: Mounted, graphs: bool) -> list[Tensor]:
+    """Take a node's steps; return the norms of their gradients."""
+    task, learned = node.task, node.learned
 
     def loss(hidden: Tensor, lengths: Sequence[int], answers: Tensor) -> Tensor:
-        features = encode(encoder, layers, depth, hidden, lengths, learned.deltas)
+        features = encode(node.encoder, node.layers, node.depth, hidden, lengths, learned.deltas)
         return mean_loss(nn.functional.linear(features, *learned.head), answers)
 
-    given = recipe, learned.body, learned.head, loss
-    take = Replayed(*given, repeated(batches)) if graphs else Steps(*given)
-    labels = torch.tensor([row.label for row in task.rows], device=device)
-    answers = torch.split(labels[[i for batch in batches for i in batch]], [len(batch) for batch in batches])
+    given = task.recipe, learned.body, learned.head, loss
+    take = Replayed(*given, repeated(task.batches)) if graphs else Steps(*given)
     norms = []
-    for step, batch in enumerate(batches):
-        take.rates(schedule(step, len(batches), recipe.warmup))
-        hidden, lengths = gather(pieces, [where[i] for i in batch], device)
-        norms.append(take(hidden, lengths, answers[step]))
-    if task.finite and norms and not bool(torch.isfinite(torch.stack(norms)).all()):
-        step = next(i for i, norm in enumerate(norms) if not bool(torch.isfinite(norm)))
-        raise DivergedError(
-            f"training diverged at step {step} (gradient norm {float(norms[step])}); lower lr={recipe.lr}"
-        )
+    for step in range(len(task.batches)):
+        take.rates(node.share(step))
+        norms.append(take(*node.batch(step)))
+    return norms
 
 
 def encode(
@@ -180,7 +205,7 @@ def encode(
     depth: int,
     hidden: Tensor,
     lengths: Sequence[int],
-    deltas: lora.ByLayer,
+    deltas: Mapping[int, Deltas],
 ) -> Tensor:
     """Put ``hidden``, the input of layer ``depth``, through ``layers``, which end with the last, and return the features.
 

@@ -12,8 +12,9 @@ from s3t.backbone import Backbone, Encoded
 from s3t.blocks import ChainModel, ModelState, score
 from s3t.engine.ensemble import FastChain, score_together
 from s3t.engine.fast import train_node_fast
-from s3t.engine.mode import Mode
-from s3t.errors import RunError
+from s3t.engine.grouped import train_group
+from s3t.engine.mode import GROUP, Mode
+from s3t.errors import DivergedError, RunError
 from s3t.records import Recipe
 from s3t.training import Keep, Task, Trained, train_node
 
@@ -49,8 +50,24 @@ class Numerics:
         """Train one node (:func:`s3t.training.train_node`); ``keep`` holds activations for engines that use them."""
         if self.mode.engine == "reference":
             return train_node(backbone, task)
-        precision, graphs = self.mode.precision, self.mode.graphs
-        return train_node_fast(backbone, task, precision=precision, keep=keep, graphs=graphs)
+        if self.together > 1:
+            (done,) = self.train_group(backbone, [task], [keep])
+            if isinstance(done, DivergedError):
+                raise done
+            return done
+        graphs = self.mode.form == "graphs"
+        return train_node_fast(backbone, task, precision=self.mode.precision, keep=keep, graphs=graphs)
+
+    @property
+    def together(self) -> int:
+        """How many nodes of one stage :meth:`train_group` takes at once; 1 for engines that have no groups."""
+        return GROUP if self.mode.form == "grouped" else 1
+
+    def train_group(
+        self, backbone: Backbone, tasks: Sequence[Task], keeps: Sequence[Keep | None]
+    ) -> list[Trained | DivergedError]:
+        """Train nodes of one stage together (:func:`s3t.engine.grouped.train_group`)."""
+        return train_group(backbone, tasks, precision=self.mode.precision, keeps=keeps)
 
     def chain(
         self, backbone: Backbone, stages: Sequence[Stage], state: ModelState, recipe: Recipe, classes: int

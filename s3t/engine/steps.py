@@ -23,13 +23,12 @@ LEAST = 8
 """Batches of one size that a node must have before their step is recorded: recording takes as long as a few steps."""
 
 
-class Steps:
-    """Steps of AdamW over a node's tensors ``body`` and ``head``, by ``loss``; call one to take it."""
+class Updates:
+    """What AdamW makes of the gradients of a node's tensors ``body`` and ``head``; call it once they are there."""
 
-    def __init__(self, recipe: Recipe, body: Sequence[nn.Parameter], head: Sequence[nn.Parameter], loss: Loss) -> None:
+    def __init__(self, recipe: Recipe, body: Sequence[nn.Parameter], head: Sequence[nn.Parameter]) -> None:
         self._peaks = (recipe.lr, recipe.head_lr)
         self._tensors = [*body, *head]
-        self._loss = loss
         self._clip = recipe.clip
         groups = [{"params": [*part], "lr": lr} for part, lr in zip((body, head), self._rates(), strict=True)]
         capturable = head[0].device.type == "cuda" and isinstance(groups[0]["lr"], Tensor)
@@ -43,13 +42,25 @@ class Steps:
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
 
-    def __call__(self, hidden: Tensor, lengths: Sequence[int], answers: Tensor) -> Tensor:
-        """Take a step on a batch; return the gradient's norm before clipping, a scalar on the device."""
-        self._loss(hidden, lengths, answers).backward()  # type: ignore[no-untyped-call]
+    def update(self) -> Tensor:
+        """Clip, step, forget the gradients; return their norm before clipping, a scalar on the device."""
         norm = nn.utils.clip_grad_norm_(self._tensors, self._clip, foreach=True)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
+
+
+class Steps(Updates):
+    """Steps of AdamW over a node's tensors ``body`` and ``head``, by ``loss``; call one to take it."""
+
+    def __init__(self, recipe: Recipe, body: Sequence[nn.Parameter], head: Sequence[nn.Parameter], loss: Loss) -> None:
+        super().__init__(recipe, body, head)
+        self._loss = loss
+
+    def __call__(self, hidden: Tensor, lengths: Sequence[int], answers: Tensor) -> Tensor:
+        """Take a step on a batch; return the gradient's norm before clipping, a scalar on the device."""
+        self._loss(hidden, lengths, answers).backward()  # type: ignore[no-untyped-call]
+        return self.update()
 
 
 class Replayed(Steps):

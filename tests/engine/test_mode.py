@@ -7,19 +7,20 @@ import torch
 
 from s3t.backbone import environment
 from s3t.engine import mode
-from s3t.engine.mode import GRAPHS, MODES, Mode, Resources, choose
+from s3t.engine.mode import FOR_IMAGES, FORMS, MODES, Form, Mode, Resources, choose
 from s3t.errors import RecipeError
 
 
 def test_a_kernels_name_gives_its_mode_back() -> None:
     assert [m.kernel for m in MODES] == ["2", "fast-2:float32", "fast-2:bfloat16"]
-    assert [m.kernel for m in GRAPHS] == ["fast-2:float32:graphs", "fast-2:bfloat16:graphs"]
-    assert [Mode.of(m.kernel) for m in (*MODES, *GRAPHS)] == [*MODES, *GRAPHS]
+    names = [f"fast-2:{precision}:{form}" for form in ("graphs", "grouped") for precision in ("float32", "bfloat16")]
+    assert [m.kernel for m in FOR_IMAGES] == names
+    assert [Mode.of(m.kernel) for m in (*MODES, *FOR_IMAGES)] == [*MODES, *FOR_IMAGES]
     assert Mode.of("3") is None
 
 
 def test_an_environment_names_its_mode() -> None:
-    for m in (*MODES, *GRAPHS):
+    for m in (*MODES, *FOR_IMAGES):
         assert Mode.recorded(environment(torch.device("cpu"), m)) == m
     assert Mode.recorded({}) == Mode()
 
@@ -32,12 +33,21 @@ def test_auto_takes_bfloat16_where_the_machine_has_it(
     assert choose("fast", "auto") == Mode("fast", precision)  # type: ignore[arg-type]
     assert choose("reference", "auto") == Mode()
     assert choose("fast", "float32") == Mode("fast", "float32")
-    assert choose("graphs", "auto") == Mode("fast", precision, True)  # type: ignore[arg-type]
+    assert choose("graphs", "auto") == Mode("fast", precision, "graphs")  # type: ignore[arg-type]
+    assert choose("grouped", "float32") == Mode("fast", "float32", "grouped")
 
 
-def test_graphs_are_of_the_fast_engine() -> None:
-    with pytest.raises(RecipeError, match="reference engine has no steps to replay as graphs; choose engine=graphs"):
-        Mode("reference", "float32", True)
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_are_of_the_fast_engine(form: Form) -> None:
+    with pytest.raises(RecipeError, match=f"reference engine takes steps one by one; choose engine={form}"):
+        Mode("reference", "float32", form)
+
+
+def test_groups_have_no_workers() -> None:
+    Resources(workers=2).check("fast-2:float32:graphs")
+    Resources().check("fast-2:float32:grouped")
+    with pytest.raises(RecipeError, match="engine=grouped trains nodes together in one process; leave out workers=2"):
+        Resources(workers=2).check("fast-2:float32:grouped")
 
 
 @pytest.mark.parametrize(
