@@ -25,7 +25,7 @@ TINY = "tiny"
 """Name of the small randomly initialised encoder that tests and the smoke profile use; it has learned nothing.
 
 It has 6 layers of 32 features; ``tiny-N`` has N layers of 16 (2 for very many small runs, 12 where indices have two digits);
-``tiny-bert``, ``tiny-roberta`` and so on are of another family, with 4 layers of 16.
+``tiny-bert``, ``tiny-roberta`` and so on are of another family, with 4 layers of 16; ``tiny-vit-3`` has three.
 """
 
 

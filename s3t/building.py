@@ -19,7 +19,7 @@ from s3t.digests import tensors_digest
 from s3t.engine.activations import Activations
 from s3t.engine.mode import Resources
 from s3t.engine.numerics import Numerics
-from s3t.errors import RunError
+from s3t.errors import DivergedError, RunError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
 from s3t.ledger import Superseded
@@ -31,7 +31,7 @@ from s3t.runs import ACTIVATIONS, Run
 from s3t.selection import Chain, TrainedNode
 from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
 from s3t.training import Row, Seeds, Task, Trained
-from s3t.workers import Assignment, perform
+from s3t.workers import Assignment, perform, perform_together
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,14 @@ class Builder:
             given = self.assignment(plan, node, job.stored)
         job.reads.update(reads)
         return job, given
+
+    def take(self, node: Node) -> Job:
+        """Read what a node is trained from; :meth:`run_kernels` may then train it with others."""
+        job = self._begin(node)
+        with self.rows.observing() as reads:
+            job.stored.extend(self.node_rows(self.facts.plan, node))
+        job.reads.update(reads)
+        return job
 
     def _begin(self, node: Node) -> Job:
         parent = self.facts.alive.get(node.parent) if node.parent else None
@@ -170,11 +178,17 @@ class Builder:
         return Seeds(seed(of, node, "adapter"), seed(of, node, "head"), seed(of, node, "dropout"))
 
     def parent_state(self, plan: Plan, node: Node) -> ModelState | None:
-        """Load what the stages before left: all their adapters, and the head of the last of them."""
+        """Load what the stages before left: all their adapters, and the head of the last of them.
+
+        Superseded if a deletion took one of them.
+        """
         if node.parent is None:
             return None
-        ancestors = tuple(self.facts.alive[Node(node.shard, node.prefix[:i])] for i in range(1, len(node.prefix)))
-        return load_state(self.run, plan, Chain(node.shard, 0, ancestors))
+        ancestors = [self.facts.alive.get(Node(node.shard, node.prefix[:i])) for i in range(1, len(node.prefix))]
+        there = tuple(fact for fact in ancestors if fact is not None)
+        if len(there) < len(ancestors):
+            raise Superseded
+        return load_state(self.run, plan, Chain(node.shard, 0, there))
 
     def batches(self, plan: Plan, node: Node, ids: list[str], lengths: list[int]) -> list[list[int]]:
         """Return the node's batches in training order."""
@@ -184,6 +198,11 @@ class Builder:
     def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
         """Encode the rows and hand everything to the numeric kernel."""
         return perform(self.assignment(plan, node, stored), self.backbone, self.activations)
+
+    def run_kernels(self, plan: Plan, jobs: Sequence[Job]) -> list[Trained | DivergedError]:
+        """Train the nodes of several jobs, of one stage, as a group; for engines that have groups."""
+        given = [self.assignment(plan, job.node, job.stored) for job in jobs]
+        return perform_together(given, self.backbone, self.activations)
 
     def assignment(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Assignment:
         """Return all that the numeric kernel needs for a node, rows encoded."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,21 +34,21 @@ class Vision:
     settings: Mapping[str, Any]
 
 
+_TINY = re.compile(rf"{TINY}(-(?P<kind>[a-z][a-z0-9-]*?))?(-(?P<layers>[0-9]{{1,2}}))?")
+
+
 def tiny(name: str) -> Text | Vision | None:
     """Return the tiny model of this name, None if it names none."""
     from s3t.tiny import tiny_model
 
-    kind = name.removeprefix(TINY + "-")
-    if name == TINY:
-        model, pad = tiny_model("bert", 6, 32)
-    elif kind.isdecimal() and 1 <= int(kind) <= 99:
-        model, pad = tiny_model("bert", int(kind), 16)
-    elif kind != name and kind in FAMILIES:
-        model, pad = tiny_model(kind, 4, 16)
-        if FAMILIES[kind].reads == "image":
-            return Vision(model, {})
-    else:
+    if not (asked := _TINY.fullmatch(name)):
         return None
+    kind, layers = asked["kind"] or "bert", int(asked["layers"] or (4 if asked["kind"] else 6))
+    if kind not in FAMILIES or not layers:
+        return None
+    model, pad = tiny_model(kind, layers, 32 if name == TINY else 16)
+    if FAMILIES[kind].reads == "image":
+        return Vision(model, {})
 
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         rows = []

@@ -13,7 +13,8 @@ from s3t.errors import DivergedError, IsolationError, RunError
 from s3t.graph import Node
 from s3t.ledger import Superseded
 from s3t.runs import ACTIVATIONS
-from s3t.workers import Assignment, Workers, outcome, perform_together
+from s3t.training import Trained
+from s3t.workers import Workers, outcome
 
 AHEAD = 2
 """Tasks that a worker has at most: the one it works on and the next."""
@@ -74,16 +75,16 @@ def _in_groups(builder: Builder, lost: set[Node], progress: Progress | None, dow
     while missing := builder.facts.missing(lost):
         ready = _ready(missing, set())
         stage = min(len(node.prefix) for node in ready)
-        given: list[tuple[Job, Assignment]] = []
+        jobs: list[Job] = []
         for node in [node for node in ready if len(node.prefix) == stage][: builder.numerics.together]:
             with _overtaken(builder):
-                given.append(builder.prepare(node))
-        if not given:
-            continue
-        if progress:
-            progress(done, done + len(missing), ", ".join(job.node.name for job, _ in given))
-        trained = perform_together([assignment for _, assignment in given], builder.backbone, builder.activations)
-        for (job, _), result in zip(given, trained, strict=True):
+                jobs.append(builder.take(node))
+        results: list[Trained | DivergedError] = []
+        if progress and jobs:
+            progress(done, done + len(missing), ", ".join(job.node.name for job in jobs))
+        with _overtaken(builder):
+            results = builder.run_kernels(builder.facts.plan, jobs) if jobs else []
+        for job, result in zip(jobs, results, strict=False):  # no results at all where a parent's files went away
             if isinstance(result, DivergedError):
                 failure = failure or result
                 continue

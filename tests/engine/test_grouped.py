@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from s3t import S3T, scheduling
+from s3t import S3T
 from s3t.backbone import Backbone, load
 from s3t.blocks import ModelState
+from s3t.building import Builder
 from s3t.digests import tensors_digest
 from s3t.engine import grouped
 from s3t.engine.fast import train_node_fast
@@ -23,6 +24,7 @@ from s3t.engine.grouped import train_group
 from s3t.engine.mode import GROUP
 from s3t.errors import DivergedError, IsolationError, RecipeError
 from s3t.images import ImageBackbone
+from s3t.partition import slot
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe, Record
 from s3t.system import System
@@ -183,13 +185,13 @@ def files(system: System) -> dict[str, Any]:
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many nodes each group of a build had."""
     found: list[int] = []
-    real = scheduling.perform_together
+    real = Builder.run_kernels
 
-    def counted(given: Any, *rest: Any) -> Any:
-        found.append(len(given))
-        return real(given, *rest)
+    def counted(self: Builder, plan: Any, jobs: Any) -> Any:
+        found.append(len(jobs))
+        return real(self, plan, jobs)
 
-    monkeypatch.setattr(scheduling, "perform_together", counted)
+    monkeypatch.setattr(Builder, "run_kernels", counted)
     return found
 
 
@@ -212,17 +214,17 @@ def test_a_deletion_that_overtakes_a_group_wins(
     tmp_path: Path, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = system_of(tmp_path / "run", Layout(2, 2, 1))
-    real, gone = scheduling.perform_together, RECORDS[0].id
+    real, gone = Builder.run_kernels, RECORDS[0].id
 
-    def overtaken(given: Any, *rest: Any) -> Any:
-        trained = real(given, *rest)
+    def overtaken(self: Builder, plan: Any, jobs: Any) -> Any:
+        trained = real(self, plan, jobs)
         if len(sizes) == 1:
             other = System.open(tmp_path / "run", system._backbone)
             other.delete([gone])
             other.close()
         return trained
 
-    monkeypatch.setattr(scheduling, "perform_together", overtaken)
+    monkeypatch.setattr(Builder, "run_kernels", overtaken)
     system.fit(RECORDS)
     assert gone not in system.ids()
     scratch = system_of(tmp_path / "scratch", Layout(2, 2, 1))
@@ -230,14 +232,37 @@ def test_a_deletion_that_overtakes_a_group_wins(
     assert files(system) == files(scratch)
 
 
-def test_what_is_good_is_kept_when_one_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = scheduling.perform_together
+def test_a_deletion_between_two_of_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the parent of a node that was read already; the others of the group are taken up again."""
+    system = system_of(tmp_path / "run", Layout(2, 2, 1))
+    real, taken = Builder.take, list[Any]()
 
-    def broken(given: Any, *rest: Any) -> Any:
-        return [DivergedError("training diverged at step 0"), *real(given, *rest)[1:]]
+    def overtaken(self: Builder, node: Any) -> Any:
+        job = real(self, node)
+        taken.append(job)
+        if len(taken) == 3:  # the first node of the second stage
+            assert len(node.prefix) == 2
+            first = next(row.record.id for row in job.stored if slot(b"k" * 32, row.record.id, Layout(2, 2, 1))[1] == 0)
+            other = System.open(tmp_path / "run", system._backbone)
+            other.delete([first])
+            other.close()
+        return job
+
+    monkeypatch.setattr(Builder, "take", overtaken)
+    system.fit(RECORDS)
+    scratch = system_of(tmp_path / "scratch", Layout(2, 2, 1))
+    scratch.fit([record for record in RECORDS if record.id in system.ids()])
+    assert len(system.ids()) == len(RECORDS) - 1 and files(system) == files(scratch)
+
+
+def test_what_is_good_is_kept_when_one_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Builder.run_kernels
+
+    def broken(self: Builder, plan: Any, jobs: Any) -> Any:
+        return [DivergedError("training diverged at step 0"), *real(self, plan, jobs)[1:]]
 
     system = system_of(tmp_path / "run", Layout(2, 1, 1))
-    monkeypatch.setattr(scheduling, "perform_together", broken)
+    monkeypatch.setattr(Builder, "run_kernels", broken)
     with pytest.raises(DivergedError, match="at step 0"):
         system.fit(RECORDS)
     assert len(files(system)) == 1
