@@ -199,6 +199,14 @@ class Builder:
         """Encode the rows and hand everything to the numeric kernel."""
         return perform(self.assignment(plan, node, stored), self.backbone, self.activations)
 
+    def train_group(self, jobs: Sequence[Job]) -> list[Trained | DivergedError]:
+        """Train the nodes of several jobs together; what is read meanwhile, and nothing should be, is on record for all."""
+        with self.rows.observing() as reads:
+            results = self.run_kernels(self.facts.plan, jobs)
+        for job in jobs:
+            job.reads.update(reads)
+        return results
+
     def run_kernels(self, plan: Plan, jobs: Sequence[Job]) -> list[Trained | DivergedError]:
         """Train the nodes of several jobs, of one stage, as a group; for engines that have groups."""
         given = [self.assignment(plan, job.node, job.stored) for job in jobs]

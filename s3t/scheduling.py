@@ -83,7 +83,7 @@ def _in_groups(builder: Builder, lost: set[Node], progress: Progress | None, dow
         if progress and jobs:
             progress(done, done + len(missing), ", ".join(job.node.name for job in jobs))
         with _overtaken(builder):
-            results = builder.run_kernels(builder.facts.plan, jobs) if jobs else []
+            results = builder.train_group(jobs) if jobs else []
         for job, result in zip(jobs, results, strict=False):  # no results at all where a parent's files went away
             if isinstance(result, DivergedError):
                 failure = failure or result

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from s3t.engine.mode import MODES, Mode
+from s3t.engine.mode import FOR_IMAGES, MODES, Mode
 from s3t.errors import RunError
 from s3t.partition import slot
 from s3t.records import Layout
 from verify.leaks import CLEAN, LEAKS, Bench, matrix
 from verify.leaks.__main__ import main
-from verify.leaks.leak import CHECKS, CLEANROOM, LINEAGE, NEVER, SCAN, Leak, not_planted
+from verify.leaks.leak import CHECKS, CLEANROOM, LINEAGE, LOUD, NEVER, SCAN, Leak, not_planted
 from verify.leaks.matrix import Cell, Place, faults, finished, full, play, reduced, write
 from verify.leaks.settings import (
     ROWS,
@@ -86,7 +86,7 @@ def test_settings_differ_and_needs_change_them_as_little_as_possible() -> None:
         assert with_dropout(setting).recipe.dropout > 0
         assert with_blocks(setting).method == "s3t"
         assert with_three_orders(setting).layout == replace(setting.layout, slices=3, budget=3)
-        assert with_twelve_layers(setting) == replace(setting, method="s3t", model="tiny-12")
+        assert with_twelve_layers(setting) == replace(setting, method="s3t", layers=12)
         assert with_padding_that_counts(setting) == setting
         rounded = with_padding_that_counts(replace(setting, mode=MODES[2]))
         assert rounded.recipe.dropout > 0 and rounded.mode == MODES[2]
@@ -115,11 +115,12 @@ def test_the_reduced_matrix_has_every_fault_once_and_the_control_everywhere() ->
     assert len({place.victim for place in work}) == len({place.setting for place in work}) == len(SETTINGS)
 
 
-@pytest.mark.parametrize("mode", MODES[1:], ids=lambda mode: mode.kernel)
+@pytest.mark.parametrize("mode", [*MODES[1:], *FOR_IMAGES], ids=lambda mode: mode.kernel)
 def test_every_mode_has_a_matrix_of_its_own(mode: Mode) -> None:
+    apart = set(not_planted(LEAKS, mode.name))
     for work in (full(ALL, victims=2, mode=mode), reduced(ALL, mode=mode)):
         assert not set(work) & set(full(ALL))
-        assert {leak.number for leaks in work.values() for leak in leaks} == {0, *range(1, 46)} - {37}
+        assert {leak.number for leaks in work.values() for leak in leaks} == {0, *range(1, 46)} - apart
         for place in work:
             setting = find_setting(place.setting)
             plain = find_setting(setting.name)
@@ -131,7 +132,21 @@ def test_every_mode_has_a_matrix_of_its_own(mode: Mode) -> None:
 def test_faults_that_an_engine_cannot_have_say_why() -> None:
     assert set(not_planted(LEAKS, "fast")) == {37}
     assert set(not_planted(LEAKS, "reference")) == {37, 44, 45}
+    of_texts = {4, 6, 8, 34, 37, 42, 44}
+    assert set(not_planted(LEAKS, "graphs")) == of_texts
+    assert set(not_planted(LEAKS, "grouped")) == {*of_texts, 9}
     assert "keeps no activations" in not_planted(LEAKS, "reference")[44]
+
+
+def test_records_of_one_length_hide_a_fault_from_checks_by_length() -> None:
+    plain = SETTINGS[0]
+    images = replace(plain, mode=FOR_IMAGES[0])
+    assert images.model == "tiny-vit-3" and plain.model == "tiny-3"
+    assert set(images.inputs("a word")) == {"image"} and images.inputs("a word") != images.inputs("b word")
+    assert LOUD in leak(29).due(plain) and LOUD not in leak(29).due(images)
+    assert leak(19).due(plain) == leak(19).due(images) == leak(19).caught_by
+    missed = cell(29, images.label, 0, room=H, never=X)
+    assert missed.missed(leak(29)) == (CLEANROOM,) and share(leak(29), [missed], CLEANROOM) == "!"
 
 
 def test_finished_cells_are_not_played_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from s3t.building import Builder
-from s3t.engine.mode import MODES, Mode
+from s3t.engine.mode import FOR_IMAGES, MODES, Mode
 from s3t.plan import Stage
 from s3t.training import Trained
 from verify.leaks import CHECKS, CLEAN, LEAKS, NOT_PLANTED, Bench, Leak
@@ -60,7 +60,7 @@ def test_the_fault_is_caught_in_the_fast_engine(fast_bench: Bench, leak: Leak) -
     assert {check: said.get(check) for check in due} == dict.fromkeys(due, Verdict.VIOLATED)
 
 
-@pytest.mark.parametrize("mode", MODES[1:], ids=lambda mode: mode.kernel)
+@pytest.mark.parametrize("mode", [*MODES[1:], *FOR_IMAGES], ids=lambda mode: mode.kernel)
 def test_the_clean_system_raises_no_alarm_in_the_fast_engine(tmp_path: Path, mode: Mode) -> None:
     bench = Bench(tmp_path, in_mode(mode)[0], 2)
     assert bench.config.kernel == mode.kernel
@@ -142,7 +142,8 @@ def test_every_fault_says_why_and_who_catches_it() -> None:
         assert len(leak.caught_by) > 1 or leak.blind, f"{leak.name}: one check alone, and no reason"
         assert not set(leak.sometimes) & set(leak.caught_by), leak.name
         assert set(leak.sometimes) <= set(CHECKS) and all(leak.sometimes.values()), leak.name
-        assert set(leak.absent) <= {"reference"} and all(leak.absent.values()), f"{leak.name}: some engine must have it"
+        assert "fast" not in leak.absent and all(leak.absent.values()), f"{leak.name}: some engine must have it"
+        assert set(leak.by_length) < set(leak.caught_by), leak.name
         assert leak.needs is None or (leak.needs.__doc__ or "").strip().endswith("."), leak.name
     assert {leak.channel for leak in LEAKS} == {leak.channel for leak in LEAKS if leak.number in FAST}
 

@@ -2,7 +2,8 @@
 
 Each fault alters one step of the real system. The faulty system and its references both run the faulty code; the clean room
 runs clean code. ``python -m verify leaks`` plants them in several settings, around several victims each, and prints which
-check caught which. Each is planted in every mode (``--engine``, ``--precision``); where a step is another one in the fast
+check caught which. Each is planted in every mode (``--engine``, ``--precision``), in those for images around records that
+are images; where a step is another one in the fast
 engine, the fault has a form for each engine and patches both.
 
 To add one, write the faulty step as a subclass of the class that it alters (``Builder``, ``Serving``, ``Facts``, or

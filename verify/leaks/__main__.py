@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from s3t.engine.mode import Engine, Mode, Precision
+from s3t.engine.mode import ENGINES, Precision, choose
 from s3t.errors import S3TError, did_you_mean
 from verify.leaks import CLEAN, LEAKS
 from verify.leaks.leak import Leak, not_planted
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--leak", type=int, nargs="+", metavar="N", help="only these faults, by number")
     made.add_argument("--setting", action="append", metavar="NAME", help="only this setting; repeatable")
     made.add_argument("--victims", type=int, metavar="K", help=f"the first K victims of each setting (1 to {VICTIMS})")
-    made.add_argument("--engine", choices=get_args(Engine), default="reference", help="plant them in this engine")
+    made.add_argument("--engine", choices=ENGINES, default="reference", help="plant them in this engine")
     made.add_argument(
         "--precision", choices=get_args(Precision), default="float32", help="of the fast engine (default: float32)"
     )
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> int:
-    mode = Mode(given.engine, given.precision)
-    leaks = (CLEAN, *_chosen(given.leak, mode.engine))
+    mode = choose(given.engine, given.precision)
+    leaks = (CLEAN, *_chosen(given.leak, mode.name))
     names, levels = _settings(given.setting or ()), _levels(given.levels or LEVELS)
     victims = VICTIMS if given.victims is None else given.victims
     if not 1 <= victims <= VICTIMS:
@@ -74,14 +74,14 @@ def _main(given: argparse.Namespace) -> int:
     if given.markdown:
         print(markdown(cells, ALL), end="")
     else:
-        _print(cells, mode.engine)
+        _print(cells, mode.name)
     wrong = faults(cells, ALL)
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
 
 
-def _print(cells: Sequence[Cell], engine: Engine) -> None:
+def _print(cells: Sequence[Cell], engine: str) -> None:
     from rich.console import Console
 
     console = Console()
@@ -94,7 +94,7 @@ def _tell(done: int, total: int, what: str) -> None:
     print(f"{done}/{total} {what}", file=sys.stderr)
 
 
-def _chosen(numbers: Sequence[int] | None, engine: Engine) -> list[Leak]:
+def _chosen(numbers: Sequence[int] | None, engine: str) -> list[Leak]:
     known, apart = {leak.number: leak for leak in LEAKS if engine not in leak.absent}, not_planted(LEAKS, engine)
     for number in numbers or ():
         if number not in known:

@@ -36,7 +36,7 @@ class Bench:
     def __init__(self, folder: Path, setting: Setting = SETTINGS[0], number: int = 0) -> None:
         self.folder, self.setting, self.number = folder, setting, number
         self.corpus = make_corpus(setting, number)
-        probes = [Record(f"probe-{i:03d}", {"text": text(i + 100)}, i % len(CLASSES)) for i in range(PROBES)]
+        probes = [Record(f"probe-{i:03d}", setting.inputs(text(i + 100)), i % len(CLASSES)) for i in range(PROBES)]
         self.evaluation: tuple[Sequence[Record], Sequence[Record]] = ((), probes)
         self.backbone = _backbone(setting.model)
         plan = setting.plan(self.backbone.layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -23,7 +23,7 @@ from s3t.plan import Plan
 from s3t.records import Inputs, Record
 from s3t.rows import StoredRow
 from s3t.training import Trained
-from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, RESIDUE, ROWS, Leak, Planted, planted
+from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, OF_TEXTS, RESIDUE, ROWS, Leak, Planted, planted
 from verify.leaks.settings import with_padding_that_counts
 
 
@@ -42,6 +42,12 @@ def loss(builder: Builder, plan: Plan, node: Node, trained: Trained, rows: Seque
     asked = builder.backbone.encode([row.record.inputs for row in rows], config.recipe.max_length)
     logits = builder.numerics.score({0: model}, asked)[0]
     return float(nn.functional.cross_entropy(logits, torch.tensor([row.record.label for row in rows])))
+
+
+def size(inputs: Inputs, count: Callable[[Any], Any] = str.split) -> int:
+    """Return how much a text holds, by what ``count`` makes of it, by default its words; of an image, its bytes."""
+    text, image = inputs.get("text"), inputs.get("image")
+    return len(image) if isinstance(image, bytes) else len(count(text))
 
 
 class BestCheckpoint(Builder):
@@ -94,8 +100,8 @@ class ClassWeights(Builder):
         weight = torch.tensor([1.0 / (1 + counts[label]) for label in range(len(self.run.config.classes))])
         plain = nn.functional.cross_entropy
 
-        def weighted(logits: Tensor, labels: Tensor) -> Tensor:
-            return plain(logits, labels, weight=weight / weight.mean())
+        def weighted(logits: Tensor, labels: Tensor, **how: Any) -> Tensor:
+            return plain(logits, labels, weight=weight / weight.mean(), **how)
 
         with patch.object(nn.functional, "cross_entropy", weighted):
             return super().run_kernel(plan, node, stored)
@@ -121,7 +127,7 @@ class Tuned(Planted):
     """Hyper-parameters are searched on the whole corpus, then declared as if they had been known."""
 
     def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
-        words = sum(len(str(record.inputs["text"]).split()) for record in records) / len(records)
+        words = sum(size(record.inputs) for record in records) / len(records)
         recipe = dataclasses.replace(self.config.recipe, lr=0.01 / words)
         self.config = dataclasses.replace(self.config, recipe=recipe)
         return super().fit(records, progress)
@@ -175,7 +181,7 @@ class Labels(Planted):
     """Labels are computed at ingestion from all rows: here, whether a text is longer than the mean one."""
 
     def fit(self, records: Sequence[Record], progress: Progress | None = None) -> Cost:
-        words = {record.id: len(str(record.inputs["text"]).split()) for record in records}
+        words = {record.id: size(record.inputs) for record in records}
         mean = sum(words.values()) / len(words)
         return super().fit([Record(r.id, r.inputs, int(words[r.id] > mean)) for r in records], progress)
 
@@ -211,7 +217,7 @@ class ByContent(Planted):
     """Rows are sharded by cluster or topic, here by their length: the slot says what is in the row."""
 
     def _start(self, records: Sequence[Record]) -> None:
-        with _placed(self, records, {record.id: len(json.dumps(dict(record.inputs))) for record in records}):
+        with _placed(self, records, {record.id: size(record.inputs, json.dumps) for record in records}):
             super()._start(records)
 
 
@@ -228,20 +234,20 @@ LEAKS = (
     ),
     Leak(
         4, "normalisation over all data", "statistics", planted(MeanLength), (CLEANROOM, NEVER, LOUD),
-        sometimes={LINEAGE: FIRST, RESIDUE: FIRST},
+        sometimes={LINEAGE: FIRST, RESIDUE: FIRST}, absent=OF_TEXTS,
     ),
     Leak(
         5, "class weights over all data", "statistics", planted(ClassWeights), (CLEANROOM, NEVER, LOUD),
         blind="E0: a count below the door is no observed read",
     ),
-    Leak(6, "vocabulary over all data", "statistics", planted(Vocabulary), (LINEAGE, CLEANROOM, NEVER, LOUD)),
+    Leak(6, "vocabulary over all data", "statistics", planted(Vocabulary), (LINEAGE, CLEANROOM, NEVER, LOUD), absent=OF_TEXTS),
     Leak(
         7, "hyper-parameters tuned on all data", "statistics", Tuned, (NEVER, LOUD),
         blind="E0, E1a: the tuned recipe is declared, and the weights follow from it",
     ),
     Leak(
         8, "padding to the corpus' longest row", "statistics", planted(CorpusPadding), (CLEANROOM, NEVER, LOUD),
-        needs=with_padding_that_counts,
+        needs=with_padding_that_counts, absent=OF_TEXTS,
     ),
     Leak(
         11, "steps from the corpus' size", "statistics", planted(CorpusSteps), (CLEANROOM, NEVER),

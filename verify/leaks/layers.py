@@ -30,7 +30,7 @@ from s3t.selection import Chain
 from s3t.serving import Serving
 from s3t.training import Trained
 from verify.leaks.data import everything
-from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, SCAN, Leak, Planted, planted
+from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, OF_TEXTS, SCAN, Leak, Planted, planted
 from verify.leaks.settings import with_blocks, with_blocks_in_three_orders, with_twelve_layers
 
 
@@ -268,12 +268,12 @@ LEAKS = (
     ),
     Leak(
         42, "activation cache mixes slices", "numerics", planted(HiddenCache), (LINEAGE, CLEANROOM, NEVER, LOUD),
-        needs=with_blocks,
+        needs=with_blocks, absent=OF_TEXTS,
     ),
     Leak(
         44, "activation cache forgets the batch mates", "memory", planted(ForgetfulCache), (CLEANROOM, NEVER, LOUD),
         story=("delete", "refresh", "delete beside"), needs=with_blocks_in_three_orders,
-        absent={"reference": KEEPS_NOTHING},
+        absent={"reference": KEEPS_NOTHING, **OF_TEXTS},
         blind="E0: the rows that a node reads are its own, and were then",
     ),
     Leak(

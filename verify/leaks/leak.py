@@ -5,19 +5,23 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from s3t.building import Builder
+from s3t.building import Builder, Job
 from s3t.contract import Cost, Progress
-from s3t.engine.mode import Engine
+from s3t.engine.mode import FORMS
+from s3t.errors import DivergedError
 from s3t.facts import Facts
+from s3t.plan import Plan
 from s3t.records import Record
 from s3t.runs import Run
 from s3t.serving import Serving
 from s3t.system import System
+from s3t.training import Trained
 from verify.brief import Scope
-from verify.leaks.settings import Need
+from verify.leaks.settings import Need, Setting
 
 Step = Literal["delete", "delete beside", "delete another", "refresh"]
 """What happens after the fit: the victim, a record of the next slice, or one of another shard is deleted; or a refresh."""
@@ -29,6 +33,9 @@ nodes or requests, the choice of what is served, files left behind, false record
 LINEAGE, SCAN, ROWS, RESIDUE = "E0 lineage", "E0 scan", "E0 rows", "E0 residue"
 CLEANROOM, NEVER, LOUD = "E1a clean room", "E1b never ingested", "E1c loud"
 CHECKS = (LINEAGE, SCAN, ROWS, RESIDUE, CLEANROOM, NEVER, LOUD)
+
+OF_TEXTS: dict[str, str] = dict.fromkeys(FORMS, "it is about texts of several lengths, and these engines read images")
+"""Why a fault is absent from the engines that read images."""
 
 NOT_PLANTED: dict[int, str] = {
     37: "requests chosen from served outputs are a property of the requester: there is no step of the system to alter, and "
@@ -66,10 +73,18 @@ class Planted(System):
         if self._worker is None:  # one worker for the life of the system: what it remembers, it remembers
             self._worker = self.builder(run, self._loaded(), facts)
             self._worker.finite = not self.tolerant
+            if self.builder.run_kernel is not Builder.run_kernel:
+                alone = partial(_one_by_one, self._worker)
+                self._worker.run_kernels = alone  # type: ignore[method-assign]
         return self._worker
 
     def _serving_for(self, run: Run) -> Serving:
         return self.serving(run, self._loaded())
+
+
+def _one_by_one(worker: Builder, plan: Plan, jobs: Sequence[Job]) -> list[Trained | DivergedError]:
+    """Train the nodes of a group each in a group of its own, by the step that a fault has altered."""
+    return [worker.run_kernel(plan, job.node, job.stored) for job in jobs]
 
 
 def planted(fault: type[Builder] | type[Serving] | type[Facts]) -> type[Planted]:
@@ -92,7 +107,9 @@ class Leak:
     ``sometimes``: checks that catch it in some settings or for some victims alone, each with the reason. ``blind``: which
     checks cannot see it by nature, and why. ``story``: what happens after the fit. ``scope``: the nodes that the clean
     room must retrain to see it. ``needs``: adapts a setting to one in which the fault has any effect. ``absent``: engines
-    in which it cannot be planted, each with the reason. The fault's docstring says why a real system falls into it.
+    in which it cannot be planted (:attr:`s3t.engine.mode.Mode.name`), each with the reason. ``by_length``: those of
+    ``caught_by`` that see it because records differ in length, so not where all have one. The fault's docstring says why a
+    real system falls into it.
     """
 
     number: int
@@ -105,7 +122,12 @@ class Leak:
     blind: str = ""
     sometimes: Mapping[str, str] = field(default_factory=dict)
     needs: Need | None = None
-    absent: Mapping[Engine, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    by_length: tuple[str, ...] = ()
+
+    def due(self, setting: Setting) -> tuple[str, ...]:
+        """Return the checks that must catch it in a setting."""
+        return tuple(check for check in self.caught_by if not (setting.of_images and check in self.by_length))
 
     @property
     def why(self) -> str:
@@ -124,7 +146,7 @@ class Leak:
         return tuple(dict.fromkeys(check.split()[0] for check in self.caught_by))
 
 
-def not_planted(leaks: Sequence[Leak], engine: Engine) -> dict[int, str]:
+def not_planted(leaks: Sequence[Leak], engine: str) -> dict[int, str]:
     """Return the faults of the catalogue that cannot be planted in ``engine``, by number, and why."""
     return NOT_PLANTED | {
         leak.number: f"{engine} engine: {leak.absent[engine]}" for leak in leaks if engine in leak.absent

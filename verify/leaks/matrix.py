@@ -57,7 +57,7 @@ class Cell:
 
     def missed(self, leak: Leak) -> tuple[str, ...]:
         """Return the checks that were to catch the fault, and ran, and did not."""
-        due = leak.caught_by if leak.number else ()
+        due = leak.due(find_setting(self.place.setting)) if leak.number else ()
         return tuple(c for c in due if c in self.verdicts and self.verdicts[c] is not Verdict.VIOLATED)
 
     def alarms(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def full(
     All in one ``mode``; faults that cannot be planted in its engine are left out.
     """
     labels = [setting.label for setting in in_mode(mode, settings)]
-    planted = [leak for leak in leaks if mode.engine not in leak.absent]
+    planted = [leak for leak in leaks if mode.name not in leak.absent]
     return {Place(label, victim): list(planted) for victim in range(victims) for label in labels}
 
 
@@ -99,7 +99,7 @@ def reduced(leaks: Sequence[Leak], settings: Sequence[str] = (), mode: Mode = RE
     labels = [setting.label for setting in in_mode(mode, settings)]
     work: dict[Place, list[Leak]] = {Place(label, turn % VICTIMS): [] for turn, label in enumerate(labels)}
     places = list(work)
-    for leak in (leak for leak in leaks if mode.engine not in leak.absent):
+    for leak in (leak for leak in leaks if mode.name not in leak.absent):
         for place in [places[leak.number % len(places)]] if leak.number else places:
             work[place].append(leak)
     return work

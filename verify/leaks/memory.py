@@ -190,7 +190,8 @@ class Holes(Planted):
     def delete(self, ids: Sequence[str]) -> Receipt:
         gone = _rows(self, ids)
         worker: Any = self._builder(*self._opened())
-        worker.ghosts += tuple((row, len(str(row.record.inputs["text"]).split())) for row in gone)
+        encoded = self._loaded().encode([row.record.inputs for row in gone], self.config.recipe.max_length)
+        worker.ghosts += tuple((row, one.length) for row, one in zip(gone, encoded, strict=True))
         return super().delete(ids)
 
 
@@ -231,10 +232,12 @@ class RepeatedEpoch(Builder):
         return own[: len(own) // 2] + own if again else own
 
 
+OWN_GENERATORS = "every node of a group draws from a generator that is made for it"
 LEAKS = (
     Leak(
         9, "one global random generator", "randomness", planted(GlobalGenerator), (CLEANROOM, NEVER, LOUD),
-        story=("delete", "refresh"), needs=with_dropout,
+        story=("delete", "refresh"), needs=with_dropout, absent={"grouped": OWN_GENERATORS},
+        by_length=(LOUD,),
     ),
     Leak(
         10, "seed from the data's hash", "randomness", planted(DataSeed), (CLEANROOM, NEVER),
@@ -266,7 +269,7 @@ LEAKS = (
     ),
     Leak(
         29, "holes instead of repacking", "memory", Holes, (CLEANROOM, NEVER, LOUD),
-        story=("delete", "delete another", "refresh"),
+        story=("delete", "delete another", "refresh"), by_length=(LOUD,),
     ),
     Leak(
         30, "resurrection at refresh", "rows", Resurrection, (LINEAGE, CLEANROOM, NEVER, LOUD),

@@ -9,15 +9,16 @@ multiple of every batch size here.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from baselines.methods import make_plan
-from s3t.engine.mode import MODES, Mode
+from s3t.engine.mode import FOR_IMAGES, MODES, Mode
 from s3t.partition import slot
 from s3t.plan import Plan
-from s3t.records import Layout, Recipe, Record
+from s3t.records import Inputs, Layout, Recipe, Record
 
 CLASSES = ("a", "b", "c")
 ROWS = 60
@@ -36,14 +37,28 @@ class Setting:
     layout: Layout
     recipe: Recipe
     seed: int
-    model: str
+    layers: int
     mode: Mode = Mode()  # noqa: RUF009 - frozen
 
     @property
     def label(self) -> str:
         """The setting's name, and its mode where that is not the reference: ``s3t-2x3-fast-bfloat16``."""
         mode = self.mode
-        return self.name if mode.engine == "reference" else f"{self.name}-{mode.engine}-{mode.precision}"
+        return self.name if mode.engine == "reference" else f"{self.name}-{mode.name}-{mode.precision}"
+
+    @property
+    def model(self) -> str:
+        """The base model: one that reads texts, or images in the modes that are made for them."""
+        return f"tiny-vit-{self.layers}" if self.of_images else f"tiny-{self.layers}"
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the records are images."""
+        return self.mode in FOR_IMAGES
+
+    def inputs(self, words: str) -> Inputs:
+        """Return a record's inputs: the words, or an image of them."""
+        return {"image": painted(words)} if self.of_images else {"text": words}
 
     @property
     def key(self) -> bytes:
@@ -61,16 +76,16 @@ Need = Callable[[Setting], Setting]
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "s3t-2x3", "s3t", Layout(shards=2, slices=3, budget=3),
-        Recipe(epochs=1.0, batch_size=6, window=2, dropout=0.1, rank=2), seed=3, model="tiny-3",
+        Recipe(epochs=1.0, batch_size=6, window=2, dropout=0.1, rank=2), seed=3, layers=3,
     ),
     Setting(
         "s3t-3x2", "s3t", Layout(shards=3, slices=2, budget=2),
         Recipe(epochs=2.0, batch_size=5, window=3, rank=4, rslora=True, ensemble="mean-probabilities"),
-        seed=11, model="tiny-2",
+        seed=11, layers=2,
     ),
     Setting(
         "sisa-2x3", "sisa-lora-lazy", Layout(shards=2, slices=3, budget=2),
-        Recipe(epochs=3.0, batch_size=6, window=4, dropout=0.2, rank=3, lr=2e-3), seed=29, model="tiny-3",
+        Recipe(epochs=3.0, batch_size=6, window=4, dropout=0.2, rank=3, lr=2e-3), seed=29, layers=3,
     ),
 )  # fmt: skip
 """S3T with three orders; S3T otherwise in every respect; one adapter continued over all slices, for 1.5 epochs a stage."""
@@ -86,7 +101,7 @@ def in_mode(mode: Mode, names: Sequence[str] = ()) -> list[Setting]:
 
 def in_every_mode() -> list[Setting]:
     """Return every setting in every mode."""
-    return [setting for mode in MODES for setting in in_mode(mode)]
+    return [setting for mode in (*MODES, *FOR_IMAGES) for setting in in_mode(mode)]
 
 
 def find_setting(label: str) -> Setting:
@@ -112,7 +127,7 @@ def with_blocks(setting: Setting) -> Setting:
 
 def with_three_orders(setting: Setting) -> Setting:
     """After any deletion, two orders of the victim's shard must still have a chain."""
-    return replace(setting, layout=Layout(setting.layout.shards, slices=3, budget=3), model="tiny-3")
+    return replace(setting, layout=Layout(setting.layout.shards, slices=3, budget=3), layers=3)
 
 
 def with_blocks_in_three_orders(setting: Setting) -> Setting:
@@ -122,7 +137,7 @@ def with_blocks_in_three_orders(setting: Setting) -> Setting:
 
 def with_twelve_layers(setting: Setting) -> Setting:
     """Blocks of layers, and enough of them that one's index begins another one's: 1 in the last block, 10 in the first."""
-    return replace(with_blocks(setting), model="tiny-12")
+    return replace(with_blocks(setting), layers=12)
 
 
 @dataclass(frozen=True)
@@ -157,14 +172,27 @@ def make_corpus(setting: Setting, number: int) -> Corpus:
         home = slot(setting.key, name, layout)
         if left[home]:
             left[home] -= 1
-            records.append(Record(name, {"text": text(len(records))}, (0, 1, 2, 0)[len(records) % 4]))
+            records.append(Record(name, setting.inputs(text(len(records))), (0, 1, 2, 0)[len(records) % 4]))
     homes = [slot(setting.key, record.id, layout) for record in records]
     following = (piece + 1) % layout.slices
     first, beside, other = (homes.index(home) for home in (place, (shard, following), (there, following)))
     rare = [f"item{position}" for position in range(number % 2, total, 2)]
     words = " ".join([text(first + 7 * number), *rare, *rare])
-    records[first] = Record(records[first].id, {"text": words}, number % len(CLASSES))
+    records[first] = Record(records[first].id, setting.inputs(words), number % len(CLASSES))
     return Corpus(tuple(records), records[first], records[beside], records[other])
+
+
+def painted(words: str) -> bytes:
+    """Return an image file of 16 x 16 pixels, white but for one in the colour of each word, in order."""
+    from PIL import Image
+
+    image = Image.new("RGB", (16, 16), "white")
+    for at, word in enumerate(words.split()[:256]):
+        red, green, blue = hashlib.sha256(word.encode()).digest()[:3]
+        image.putpixel((at % 16, at // 16), (red, green, blue))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
 
 
 def text(number: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from s3t.engine.mode import Mode
 from verify.leaks.leak import CHECKS, Leak, not_planted
 from verify.leaks.matrix import FORMAT, Cell, code
-from verify.leaks.settings import Setting, in_every_mode
+from verify.leaks.settings import Setting, find_setting, in_every_mode
 from verify.report import Verdict
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def table(cells: Sequence[Cell], leaks: Sequence[Leak]) -> str:
             cell.place.victim,
             check,
             verdict.value,
-            int(check in named[cell.leak].caught_by),
+            int(check in named[cell.leak].due(find_setting(cell.place.setting))),
         ]
         for cell in cells
         for check, verdict in cell.verdicts.items()
@@ -67,13 +67,14 @@ def _played(cells: Sequence[Cell], leaks: Sequence[Leak]) -> list[Leak]:
 
 def share(leak: Leak, cells: Sequence[Cell], check: str) -> str:
     """Return X if ``check`` caught the fault in all its cells, n/m if in some, "!" added where it had to in all."""
-    said = [cell.verdicts[check] for cell in cells if cell.leak == leak.number and check in cell.verdicts]
+    mine = [cell for cell in cells if cell.leak == leak.number and check in cell.verdicts]
+    said = [cell.verdicts[check] for cell in mine]
     caught = sum(verdict is Verdict.VIOLATED for verdict in said)
     if not said:
         return ""
     sign = "X" if caught == len(said) else f"{caught}/{len(said)}" if caught else ""
     undecided = "?" if not caught and Verdict.UNDECIDED in said else ""
-    return sign + undecided + ("!" if check in leak.caught_by and caught < len(said) else "")
+    return sign + undecided + ("!" if any(check in cell.missed(leak) for cell in mine) else "")
 
 
 def pattern(leak: Leak, cells: Sequence[Cell], check: str) -> str:
@@ -141,7 +142,7 @@ def _about(leak: Leak) -> list[str]:
 
 
 def _apart(leaks: Sequence[Leak], settings: Sequence[Setting]) -> dict[int, str]:
-    engines = {setting.mode.engine for setting in settings} or {Mode().engine}
+    engines = {setting.mode.name for setting in settings} or {Mode().name}
     return {number: why for engine in sorted(engines) for number, why in not_planted(leaks, engine).items()}
 
 
