@@ -1,4 +1,4 @@
-"""What a task asks for: one of its classes, or a number in a declared range. No torch."""
+"""What a task asks for: one of its classes, a number in a declared range, or a text. No torch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Range:
     def of(cls, classes: Sequence[str]) -> Range | None:
         """Return the range of a task whose ``classes`` are a range's name alone; None for a task with classes. DataError for a
         single class that is no range."""
-        if len(classes) != 1:
+        if len(classes) != 1 or is_text(classes):
             return None
         try:
             return cls.parse(classes[0])
@@ -59,6 +59,24 @@ class Range:
     def value(self, score: float) -> float:
         """Return the number that a score stands for; the inverse of :meth:`scaled`."""
         return (self.low + self.high + score * (self.high - self.low)) / 2.0
+
+
+TEXT = ("text",)
+"""The only "class" of a task whose answers are texts: its records carry them (:mod:`s3t.language`), and their label is 0."""
+
+
+LANGUAGE = "lm:"
+"""Before the name of a base model that is loaded to predict texts."""
+
+
+def model_name(model: str, classes: Sequence[str]) -> str:
+    """Return under which name ``model`` is loaded for a task with these ``classes``."""
+    return LANGUAGE + model if is_text(classes) and not model.startswith(LANGUAGE) else model
+
+
+def is_text(classes: Sequence[str]) -> bool:
+    """Say whether a task's answers are texts."""
+    return tuple(classes) == TEXT
 
 
 def check_label(record_id: str, label: int | float, classes: Sequence[str]) -> None:
@@ -85,17 +103,22 @@ def target(label: int | float, classes: Sequence[str]) -> int | float:
 
 
 def answers(scores: Any, classes: Sequence[str]) -> list[int] | list[float]:
-    """Return what scores, an array (rows, classes), say: the index of each row's best class, or its number in the range."""
+    """Return what scores, an array (rows, classes), say: the index of each row's best class, its number in the range, or
+    the mean log-likelihood of its text."""
     numbers = Range.of(classes)
-    if numbers is None:
-        return [int(best) for best in scores.argmax(axis=1)]
-    return [numbers.value(float(score)) for score in scores[:, 0]]
+    if numbers is not None:
+        return [numbers.value(float(score)) for score in scores[:, 0]]
+    if is_text(classes):
+        return [float(score) for score in scores[:, 0]]
+    return [int(best) for best in scores.argmax(axis=1)]
 
 
 def in_words(classes: Sequence[str]) -> tuple[str, str]:
     """Return what a model answers with, in a few words, and how its scores are to be read."""
     if len(classes) > 1:
         return f"{len(classes)} classes", f"Classes, in the order of the scores: {', '.join(classes)}."
+    if is_text(classes):
+        return "texts", "The score is the mean log-likelihood of the answer's tokens."
     return (
         f"numbers, {classes[0]}",
         f"The score is a number from {classes[0]}, scaled: -1 is the lower end, 1 the upper.",

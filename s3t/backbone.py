@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic matmuls on CUDA, read at its first use
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from s3t.digests import tensors_digest
 from s3t.engine.mode import Mode
 from s3t.errors import DataError
+from s3t.losses import mean_loss
 from s3t.records import Inputs, canonical_json, sha256
 
 TINY = "tiny"
@@ -124,6 +125,7 @@ class Backbone:
     device: torch.device
     encoder: Encoder
     pad: dict[str, int]
+    predicts_text: ClassVar[bool] = False
     lean: dict[str, Any] = field(default_factory=dict, init=False, compare=False, repr=False)
     """The fast engine's form of the model, by precision, made on first use."""
 
@@ -149,6 +151,21 @@ class Backbone:
         }
         batch["attention_mask"] = torch.tensor([[1] * row.length + [0] * (longest - row.length) for row in rows])
         return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def outputs(self, body: Callable[..., Any], head: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """Return what the loss and the scores of a collated batch are made of: here logits, (rows, classes).
+
+        ``body``: the model, or a copy with adapters; ``head``: maps features to logits.
+        """
+        return cast(Tensor, head(pooled(body, batch, self.family.pooling)))
+
+    def loss(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        """Return the mean loss of :meth:`outputs` for answers (rows,), a scalar."""
+        return mean_loss(outputs, answers)
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Return the scores (rows, classes) that :meth:`outputs` stand for."""
+        return outputs
 
     def layer_modules(self, model: nn.Module) -> nn.ModuleList:
         """Return the list of transformer layers inside ``model`` (the bare model or a copy of it)."""
@@ -193,14 +210,18 @@ def default_device() -> torch.device:
 
 
 def load(name: str, device: torch.device | None = None) -> Backbone:
-    """Load a base model by pack name, folder, hub name, or ``tiny``.
+    """Load a base model by pack name, folder, hub name, or ``tiny``; with ``lm:`` before the name, a language model with its
+    output layer (:mod:`s3t.language`).
 
     Raises ModelError if it is unknown, cannot be loaded here, or belongs to no known family.
     """
     device = device or default_device()
+    from s3t.answers import LANGUAGE
+    from s3t.language import ASKED, LanguageBackbone, output_layer
     from s3t.pretrained import Vision, pretrained, tiny
 
-    made = tiny(name) or pretrained(name, device)
+    plain, language = name.removeprefix(LANGUAGE), name.startswith(LANGUAGE)
+    made = tiny(plain, language) or pretrained(plain, device, language)
     if isinstance(made, Vision):
         from s3t.images import image_backbone
 
@@ -211,5 +232,18 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     if family.pooling == "last":
         model.config.use_cache = False  # whole rows are read; nothing is generated
     layers = len(cast(nn.ModuleList, model.get_submodule(family.layers)))
-    digest = sha256(canonical_json([tensors_digest(model.state_dict()), words]))
-    return Backbone(name, model, family, layers, int(model.config.hidden_size), digest, device, encoder, pad)
+    parts, size = model.state_dict(), int(model.config.hidden_size)
+    given: dict[str, Any] = {
+        "name": name,
+        "model": model,
+        "family": family,
+        "layers": layers,
+        "hidden": size,
+        "device": device,
+    }
+    if language:
+        output = output_layer(model, made.output, name).to(device)
+        digest = sha256(canonical_json([tensors_digest(parts | {LANGUAGE: output}), words]))
+        return LanguageBackbone(**given, digest=digest, encoder=encoder, pad={**pad, ASKED: 0}, output=output)
+    digest = sha256(canonical_json([tensors_digest(parts), words]))
+    return Backbone(**given, digest=digest, encoder=encoder, pad=pad)

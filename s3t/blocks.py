@@ -21,7 +21,7 @@ from peft.tuners.ia3 import IA3Layer
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from s3t.backbone import Backbone, Encoded, Family, pooled
+from s3t.backbone import Backbone, Encoded, Family
 from s3t.errors import IsolationError
 from s3t.records import Recipe
 
@@ -105,9 +105,8 @@ class ChainModel(nn.Module):
         self._check_placement()
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return logits of shape (batch, classes)."""
-        logits: Tensor = self.head(pooled(self.body, batch, self.backbone.family.pooling))
-        return logits
+        """Return logits of shape (batch, classes), or what else the base model's scores are made of."""
+        return self.backbone.outputs(self.body, self.head, batch)
 
     def _check_placement(self) -> None:
         layers = self.backbone.layer_modules(self._bare())
@@ -195,7 +194,8 @@ def score(model: ChainModel, rows: Sequence[Encoded], batch_size: int = 64) -> T
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            out[chosen] = model(model.backbone.collate([rows[i] for i in chosen])).float().cpu()
+            outputs = model(model.backbone.collate([rows[i] for i in chosen])).float()
+            out[chosen] = model.backbone.scores(outputs).cpu()
     return out
 
 

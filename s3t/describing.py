@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s3t.answers import check_label
+from s3t.answers import LANGUAGE, check_label, in_words, is_text, model_name
 from s3t.engine.mode import Mode
-from s3t.errors import DataError, LayoutError, RecipeError, RunError
+from s3t.errors import DataError, LayoutError, ModelError, RecipeError, RunError
 from s3t.partition import slot
 from s3t.plan import Plan
 from s3t.records import Layout, Recipe, Record, check_unique
@@ -33,8 +33,18 @@ def describe(
     mode = mode or Mode()
     if len(data["classes"]) == 1 and recipe.ensemble != "mean-logits":
         raise RecipeError(
-            f"ensemble={recipe.ensemble!r} needs classes, and the task's answers are numbers; choose mean-logits"
+            f"ensemble={recipe.ensemble!r} needs classes, and the task's answers are {in_words(data['classes'])[0]}; "
+            "choose mean-logits"
         )
+    text = is_text(data["classes"])
+    if text is not backbone.predicts_text:
+        wanted = in_words(data["classes"])[0]
+        raise ModelError(
+            f"the task asks for {wanted}, and {backbone.name!r} is loaded for others; give its name, "
+            f"with {LANGUAGE!r} before it for texts alone"
+        )
+    if text and mode.engine == "fast":
+        raise RecipeError("the fast engine trains classes and numbers, not texts; use engine=reference")
     if mode.engine == "fast" and any(stage.kind == "lora" for stage in plan.stages):
         from s3t.engine.encoder import Encoder
 
@@ -56,13 +66,15 @@ def describe(
     return RunConfig(plan, recipe, model, about, seed, mode.kernel, s3t.__version__)
 
 
-def base_model(model: str | Backbone) -> Backbone:
-    """Return the base model, loaded if it is given by name. ModelError as :func:`s3t.backbone.load`."""
+def base_model(model: str | Backbone, classes: Sequence[str] = ()) -> Backbone:
+    """Return the base model, loaded for a task with ``classes`` if it is given by name. ModelError as
+    :func:`s3t.backbone.load`.
+    """
     if not isinstance(model, str):
         return model
     from s3t.backbone import load
 
-    return load(model)
+    return load(model_name(model, classes))
 
 
 def check_records(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,12 +21,16 @@ METRICS: Mapping[str, Metric] = {
     "matthews": lambda sk, sp, true, predicted: sk.matthews_corrcoef(true, predicted),
     "pearson": lambda sk, sp, true, predicted: _or_zero(sp.pearsonr, true, predicted),
     "spearman": lambda sk, sp, true, predicted: _or_zero(sp.spearmanr, true, predicted),
+    "log_likelihood": lambda sk, sp, true, predicted: sum(predicted) / len(predicted),
+    "perplexity": lambda sk, sp, true, predicted: math.exp(-sum(predicted) / len(predicted)),
     "rmse": lambda sk, sp, true, predicted: sk.root_mean_squared_error(true, predicted),
 }
 """By name, from ``sklearn.metrics`` and ``scipy.stats``: F1 is of class 1, macro F1 the mean over the classes that occur; a
 correlation is 0 where either side has one value alone."""
 OF_NUMBERS = ("pearson", "spearman", "rmse")
 """Those for tasks whose answers are numbers."""
+OF_TEXTS = ("log_likelihood", "perplexity")
+"""Those for tasks whose answers are texts: of the mean log-likelihoods of the true ones, each record weighing the same."""
 
 
 def _or_zero(correlate: Callable[[Answers, Answers], Any], true: Answers, predicted: Answers) -> float:

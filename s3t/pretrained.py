@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from s3t.backbone import FAMILIES, TINY, Encoded, Encoder
 from s3t.errors import ModelError, did_you_mean
+from s3t.language import encoder
 from s3t.records import Inputs, sha256
 
 
 @dataclass(frozen=True)
 class Text:
-    """A model with its tokenizer: how to encode, what to pad with, and what identifies the tokenizer."""
+    """A model with its tokenizer: how to encode, what to pad with, and what identifies the tokenizer.
+
+    ``output``: the output layer (vocabulary, hidden) of a language model that has one of its own.
+    """
 
     model: Any
     encoder: Encoder
     pad: dict[str, int]
     words: str
+    output: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,8 @@ class Vision:
 _TINY = re.compile(rf"{TINY}(-(?P<kind>[a-z][a-z0-9-]*?))?(-(?P<layers>[0-9]{{1,2}}))?")
 
 
-def tiny(name: str) -> Text | Vision | None:
-    """Return the tiny model of this name, None if it names none."""
+def tiny(name: str, language: bool = False) -> Text | Vision | None:
+    """Return the tiny model of this name, to predict texts if it is a ``language`` model; None if it names none."""
     from s3t.tiny import tiny_model
 
     if not (asked := _TINY.fullmatch(name)):
@@ -47,6 +53,11 @@ def tiny(name: str) -> Text | Vision | None:
     if kind not in FAMILIES or not layers:
         return None
     model, pad = tiny_model(kind, layers, 32 if name == TINY else 16)
+    if language:
+        _check_decoder(name, kind)
+        model.config.tie_word_embeddings = True
+        ids = encoder(lambda text: [_word_id(word) for word in text.lower().split()], [], _word_id("."), 64)
+        return Text(model, ids, {"input_ids": pad}, "crc32 words, end of text v1")
     if FAMILIES[kind].reads == "image":
         return Vision(model, {})
 
@@ -54,11 +65,22 @@ def tiny(name: str) -> Text | Vision | None:
         rows = []
         for fields in inputs:
             words = str(fields["text"]).lower().split()[: min(max_length, 64)]
-            ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
+            ids = [_word_id(word) for word in words]
             rows.append(Encoded({"input_ids": ids}, len(ids)))
         return rows
 
     return Text(model, encode, {"input_ids": pad}, "crc32 words v1")
+
+
+def _word_id(word: str) -> int:
+    return 2 + zlib.crc32(word.encode()) % 510
+
+
+def _check_decoder(name: str, kind: str) -> None:
+    """ModelError unless models of this kind predict the next token."""
+    if FAMILIES[kind].pooling != "last":
+        known = ", ".join(sorted(kind for kind, family in FAMILIES.items() if family.pooling == "last"))
+        raise ModelError(f"model {name!r} is of type {kind!r}, which predicts no text; those that do are {known}")
 
 
 def _padding(name: str, kind: str, tokenizer: Any) -> int:
@@ -70,8 +92,11 @@ def _padding(name: str, kind: str, tokenizer: Any) -> int:
     raise ModelError(f"model {name!r} has a tokenizer without a padding token; choose one that has it")
 
 
-def pretrained(name: str, device: torch.device) -> Text | Vision:
-    """Load a pack, a folder or a hub name in float32. ModelError if that cannot be done, or it is of no known family."""
+def pretrained(name: str, device: torch.device, language: bool = False) -> Text | Vision:
+    """Load a pack, a folder or a hub name in float32; ``language``: to predict texts, with the output layer.
+
+    ModelError if that cannot be done, or it is of no known family.
+    """
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
@@ -88,7 +113,9 @@ def pretrained(name: str, device: torch.device) -> Text | Vision:
         kind = str(AutoConfig.from_pretrained(source).model_type)
         if kind not in FAMILIES:
             raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
-        model = _whole(source, attention)
+        if language:
+            _check_decoder(name, kind)
+        model, output = _causal(source, attention) if language else (_whole(source, attention), None)
         if FAMILIES[kind].reads == "image":
             return Vision(model, _processor(source))
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -100,6 +127,9 @@ def pretrained(name: str, device: torch.device) -> Text | Vision:
         ) from error
     limit = int(getattr(model.config, "max_position_embeddings", 512)) - 2
     padding = _padding(name, kind, tokenizer)
+    words = sha256(tokenizer.backend_tokenizer.to_str().encode())
+    if language:
+        return Text(model, _for_language(name, tokenizer, limit), {"input_ids": padding}, words, output)
 
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         texts = [str(fields["text"]) for fields in inputs]
@@ -114,7 +144,6 @@ def pretrained(name: str, device: torch.device) -> Text | Vision:
     pad = {"input_ids": padding}
     if "token_type_ids" in tokenizer.model_input_names:
         pad["token_type_ids"] = 0
-    words = sha256(tokenizer.backend_tokenizer.to_str().encode())
     return Text(model, encode, pad, words)
 
 
@@ -141,6 +170,36 @@ def _whole(source: str, attention: Mapping[str, str]) -> Any:
             "give a complete one"
         )
     return model
+
+
+def _causal(source: str, attention: Mapping[str, str]) -> tuple[Any, Tensor | None]:
+    """Return a causal language model's body, and its output layer unless that is the input embeddings' tensor.
+
+    ModelError if the checkpoint lacks weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    how: dict[str, Any] = {"dtype": torch.float32, **attention}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **how)
+    model, told = loaded
+    if missing := sorted(told["missing_keys"]):
+        raise ModelError(
+            f"model {source!r} lacks the weights of {missing[0]!r}, which would be random; give a complete one"
+        )
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return model.base_model, None if tied else model.get_output_embeddings().weight
+
+
+def _for_language(name: str, tokenizer: Any, limit: int) -> Encoder:
+    """Return what encodes prompts and answers. ModelError for a tokenizer without an end of text."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model {name!r} has a tokenizer without an end of text; choose one that has it")
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+
+    def tokenize(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return encoder(tokenize, [tokenizer.bos_token_id] if begins else [], int(tokenizer.eos_token_id), limit)
 
 
 def _processor(source: str) -> Mapping[str, Any]:

@@ -91,7 +91,7 @@ class System:
         records kept with the run. ``engine``, ``precision``, ``resources``: see :mod:`s3t.engine.mode`. Raises ModelError
         for a model that is unknown or that the engine cannot run, LayoutError if the plan's layers do not fit it.
         """
-        backbone = base_model(model)
+        backbone = base_model(model, classes)
         about = {"name": data, "source": source, "digest": digest, "classes": list(classes)}
         config = describe(plan, recipe, backbone, about, seed, choose(engine, precision))
         options: Any = {"key": key, "evaluation": evaluation, "allow_empty": allow_empty, "resources": resources}

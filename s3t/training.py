@@ -151,7 +151,7 @@ def _run(model: ChainModel, task: Task) -> None:
             group["lr"] = peak * schedule(step, len(task.batches), recipe.warmup)
         logits = model(model.backbone.collate([rows[i].encoded for i in batch]))
         labels = torch.tensor([rows[i].label for i in batch], device=logits.device)
-        loss = mean_loss(logits, labels)
+        loss = model.backbone.loss(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_([*body, *head], recipe.clip)
         if task.finite and not torch.isfinite(norm):
@@ -160,22 +160,6 @@ def _run(model: ChainModel, task: Task) -> None:
         optimizer.zero_grad()
     for parameter in (*body, *head):
         parameter.requires_grad_(False)
-
-
-def mean_loss(logits: Tensor, answers: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits (rows, classes) for classes ``answers`` (rows,), int64; for numbers, float32, the
-    mean squared error of the only output.
-    """
-    if answers.is_floating_point():
-        return nn.functional.mse_loss(logits[:, 0], answers)
-    return nn.functional.cross_entropy(logits, answers)
-
-
-def losses(logits: Tensor, answers: Tensor) -> Tensor:
-    """Return each row's own loss (rows,), of which :func:`mean_loss` is the mean."""
-    if answers.is_floating_point():
-        return nn.functional.mse_loss(logits[:, 0], answers, reduction="none")
-    return nn.functional.cross_entropy(logits, answers, reduction="none")
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

@@ -24,9 +24,9 @@ from baselines.stock.options import Options
 from s3t.backbone import Family
 from s3t.blocks import adapter_config
 from s3t.errors import IsolationError, LayoutError, RecipeError
+from s3t.losses import mean_loss
 from s3t.plan import Plan, Stage
 from s3t.records import Recipe
-from s3t.training import mean_loss
 
 HEAD = "head.safetensors"
 

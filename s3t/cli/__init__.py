@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from s3t.answers import answers
+from s3t.answers import answers, is_text, model_name
 from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
 from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset, read_inputs
 from s3t.cli.options import (
+    AnswerColumn,
     Classes,
     Data,
     GroupColumn,
@@ -123,6 +124,7 @@ def train(
     cache_gb: CacheGb = 2.0,
     workers: Workers = 1,
     text: TextColumn = None,
+    answer: AnswerColumn = None,
     image: ImageColumn = None,
     label: LabelColumn = None,
     id_: IdColumn = None,
@@ -143,7 +145,7 @@ def train(
         {**fields, "max_length": max_length}, recipe or [], None if tuned is None else (tuned, method)
     )
     rule = choose_rule(method, orders, prior, horizon, seed)
-    columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
+    columns = {"text": text, "answer": answer, "image": image, "label": label, "id": id_, "group": group_by}
     columns |= {"validation": validation, "test": test, "number": number}
     dataset = read_dataset(data, columns, classes, limit)
 
@@ -153,7 +155,7 @@ def train(
     from s3t.partition import KEY_BYTES
     from s3t.system import System
 
-    backbone = load(model)
+    backbone = load(model_name(model, dataset.classes))
     plan = make_plan(method, layout, chosen, backbone.layers, rule)
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
@@ -191,6 +193,9 @@ def predict(
         Path | None, typer.Option("--input", help="CSV, JSONL, parquet, or a folder of images (else the test rows).")
     ] = None,
     text: Annotated[str, typer.Option(help="Column of the text in --input.")] = "text",
+    answer: Annotated[
+        str | None, typer.Option(help="Column of the answers in --input, of runs that predict text.")
+    ] = None,
     image: Annotated[str | None, typer.Option(help="Column with paths of images in --input.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -199,7 +204,7 @@ def predict(
     from s3t.metrics import METRICS, measure
     from s3t.system import System
 
-    given = None if input_ is None else read_inputs(input_, text, image)
+    given = None if input_ is None else read_inputs(input_, text, image, answer)
     with closing(System.open(run)) as system:
         records = system.evaluation("test") if given is None else []
         inputs = [record.inputs for record in records] if given is None else list(given.values())
@@ -208,10 +213,10 @@ def predict(
         scores = system.predict(inputs)
     found = answers(scores, system.classes)
     names = [record.id for record in records] if given is None else list(given)
-    kind = "number" if len(system.classes) == 1 else "class"
+    kind = "log_likelihood" if is_text(system.classes) else "number" if len(system.classes) == 1 else "class"
     rows = [
-        {"id": name, kind: answer if kind == "number" else system.classes[int(answer)], "scores": numbers}
-        for name, answer, numbers in zip(names, found, scores.astype(float).round(6).tolist(), strict=True)
+        {"id": name, kind: system.classes[int(said)] if kind == "class" else said, "scores": numbers}
+        for name, said, numbers in zip(names, found, scores.astype(float).round(6).tolist(), strict=True)
     ]
     result: dict[str, Any] = {"n": len(rows), "classes": system.classes, "rows": rows}
     if records:

@@ -115,19 +115,28 @@ def choose_ids(ids: list[str], count: int) -> list[str]:
     return sorted(ids, key=lambda name: sha256(b"s3t any v1\x00" + name.encode()))[:count]
 
 
-def read_inputs(path: Path, text: str, image: str | None) -> dict[str, Inputs]:
-    """Return what is to be classified, by name: images of a folder by path, or rows of a file by number from 0.
+def read_inputs(path: Path, text: str, image: str | None, answer: str | None = None) -> dict[str, Inputs]:
+    """Return what is to be answered, by name: images of a folder by path, or rows of a file by number from 0.
 
-    A file's rows are its column ``text``, or the images at the paths in its column ``image``, below the file's folder.
+    A file's rows are its column ``text``, with the one called ``answer`` if it is named, or the images at the paths in its
+    column ``image``, below the file's folder. One in the Alpaca format is read as such.
     Raises DataError if it cannot be read as such.
     """
     from s3t.data.image_folders import SUFFIXES, read_image
+    from s3t.data.instructions import has_instructions, prompts
     from s3t.data.tables import read_table
 
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         return {file.relative_to(path).as_posix(): {"image": read_image(file, path)} for file in files}
-    cells = read_table(path).column(image or text)
+    table = read_table(path)
+    if image is None and text == "text" and answer is None and has_instructions(table):
+        rows = zip(prompts(table), table.column("output"), strict=True)
+        return {str(row): {"text": cell, "answer": said} for row, (cell, said) in enumerate(rows)}
+    cells = table.column(image or text)
+    if answer is not None:
+        rows = zip(cells, table.column(answer), strict=True)
+        return {str(row): {"text": cell, "answer": said} for row, (cell, said) in enumerate(rows)}
     if image is None:
         return {str(row): {"text": cell} for row, cell in enumerate(cells)}
     return {str(row): {"image": read_image(path.parent / cell, path.parent)} for row, cell in enumerate(cells)}

@@ -9,8 +9,13 @@ import typer
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; it holds everything and can be moved.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-Data = Annotated[str, typer.Option(help="A pack, a hub name, a CSV, JSONL or parquet file, or a folder of images.")]
+Data = Annotated[
+    str, typer.Option(help="A pack, a hub name, a CSV, JSON, JSONL or parquet file, or a folder of images.")
+]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")]
+AnswerColumn = Annotated[
+    str | None, typer.Option("--answer", help="Column of the text to answer with (local files, hub).")
+]
 ImageColumn = Annotated[str | None, typer.Option(help="Column with paths of images (local files).")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
 IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the stable id.")]

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from s3t.answers import model_name
 from s3t.cli.inputs import LAYOUT, choose_recipe, read_dataset, typed
 from s3t.cli.options import (
+    AnswerColumn,
     Classes,
     Data,
     GroupColumn,
@@ -44,6 +46,7 @@ def tune(
     engine: Annotated[str, typer.Option(help="reference, or fast.")] = "fast",
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto.")] = "auto",
     text: TextColumn = None,
+    answer: AnswerColumn = None,
     image: ImageColumn = None,
     label: LabelColumn = None,
     id_: IdColumn = None,
@@ -71,9 +74,9 @@ def tune(
     base, wanted = choose_recipe({}, recipe or []), dict(_values(pair) for pair in grid or [])
     grids = {name: tuning.grid(base, wanted or _usual(name)) for name in methods}
     chosen = tuning.same_budget(grids, trials)
-    columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
+    columns = {"text": text, "answer": answer, "image": image, "label": label, "id": id_, "group": group_by}
     dataset = read_dataset(data, columns | {"validation": validation, "test": test, "number": number}, classes, limit)
-    case = tuning.Case(dataset, load(model), tuple(seed or [100]), engine, precision)
+    case = tuning.Case(dataset, load(model_name(model, dataset.classes)), tuple(seed or [100]), engine, precision)
     layouts = {name: Layout(1, 1, 1) if name in UNDIVIDED else Layout(shards, slices, 1) for name in methods}
     plans = {name: (layouts[name], METHODS[name]) for name in methods}
     tried = tuning.tune(case, plans, chosen, lambda trial: typer.echo(_told(trial, wanted, case.metric), err=True))

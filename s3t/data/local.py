@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from s3t.answers import is_text
 from s3t.data.image_folders import read_image
+from s3t.data.instructions import has_instructions, prompts, text_classes
 from s3t.data.numbers import numbers, to_number
 from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
@@ -17,13 +19,14 @@ from s3t.errors import DataError, did_you_mean
 from s3t.records import SEPARATOR, Dataset, Inputs, Record, grouped
 
 Raw = tuple[str, str, str]
-"""(id, text or path of an image, class name)."""
+"""(id, text or path of an image, class name or what else stands for the label)."""
 
 
 def load_local(
     path: str | Path,
     *,
     text: str = "text",
+    answer: str | None = None,
     image: str | None = None,
     label: str = "label",
     id: str | None = None,
@@ -34,8 +37,11 @@ def load_local(
     test: str | Path | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """Return the records of ``path`` (.csv, .jsonl or .parquet) as a data set; inputs are ``{"text": ...}``.
+    """Return the records of ``path`` (.csv, .json, .jsonl or .parquet) as a data set; inputs are ``{"text": ...}``.
 
+    ``answer``: column of the texts that a language model is to answer with (:mod:`s3t.language`); inputs then are ``{"text":
+    ..., "answer": ...}``, and labels, classes and numbers mean nothing. A file in the Alpaca format, without a column "text",
+    is read so by itself (:mod:`s3t.data.instructions`).
     ``image``: column with paths of images, relative to the file's folder and below it; inputs then are ``{"image": bytes}``.
     ``id``: column with stable, unique ids; without it a row's id is its position in the file (``row-000001``), so that
     editing the file later would give other records the ids. ``group``: column that says whose a record is, a person say;
@@ -52,7 +58,14 @@ def load_local(
     if test is not None:
         files["test"] = Path(test)
     _check_apart(files)
-    given = {split: _rows(file, (image or text, label, id, group), split) for split, file in files.items()}
+    alpaca = (text, label, answer, image) == ("text", "label", None, None) and has_instructions(
+        read_table(files["train"])
+    )
+    labels = "output" if alpaca else answer or label
+    given = {
+        split: _rows(file, (None if alpaca else image or text, labels, id, group), split)
+        for split, file in files.items()
+    }
     folders = {row[0]: files[split].parent for split, rows in given.items() for row in rows}
     assign = _assignment(validation is not None, test is not None)
     parts: dict[Split, list[Raw]] = {
@@ -65,21 +78,24 @@ def load_local(
     _check_ids(parts, files)
     if not parts["train"]:
         raise DataError(f"{path} leaves no records to train on after validation and test; give more rows")
-    chosen = _classes(parts, classes, str(path)) if number is None else numbers(number, classes)
+    if alpaca or answer is not None:
+        chosen = text_classes(str(path), classes=classes, number=number, image=image)
+    else:
+        chosen = _classes(parts, classes, str(path)) if number is None else numbers(number, classes)
     index = {known: position for position, known in enumerate(chosen)}
-    records = {
-        split: tuple(
-            Record(
-                row_id,
-                _inputs(folders[row_id], words, image),
-                index[answer] if number is None else to_number(answer, f"record {row_id!r} of {path}"),
-            )
-            for row_id, words, answer in rows
+
+    def record(row_id: str, words: str, cell: str) -> Record:
+        if is_text(chosen):
+            return Record(row_id, {"text": words, "answer": cell}, 0)
+        inputs = _inputs(folders[row_id], words, image)
+        return Record(
+            row_id, inputs, index[cell] if number is None else to_number(cell, f"record {row_id!r} of {path}")
         )
-        for split, rows in parts.items()
-    }
+
+    records = {split: tuple(record(*row) for row in rows) for split, rows in parts.items()}
     options = {
         "text": None if text == "text" else text,
+        "answer": answer,
         "image": image,
         "label": None if label == "label" else label,
         "id": id,
@@ -150,10 +166,11 @@ def _classes(parts: Mapping[Split, Sequence[Raw]], declared: Sequence[str] | Non
     return chosen
 
 
-def _rows(path: Path, named: tuple[str, str, str | None, str | None], split: Split) -> list[Raw]:
+def _rows(path: Path, named: tuple[str | None, str, str | None, str | None], split: Split) -> list[Raw]:
+    """Return a file's rows. The first of the columns ``named`` is None for prompts made of instructions."""
     text, label, id_column, group = named
     table = read_table(path)
-    columns = [table.column(name) for name in (text, label)]
+    columns = [prompts(table) if text is None else table.column(text), table.column(label)]
     prefix = "row" if split == "train" else split
     ids = [f"{prefix}-{number:06d}" for number in range(1, len(columns[0]) + 1)]
     if id_column is not None:
@@ -171,7 +188,7 @@ def _rows(path: Path, named: tuple[str, str, str | None, str | None], split: Spl
                 f"{path}: record id {row_id!r} occurs twice, in rows {seen[row_id]} and {number}; make ids unique"
             )
         seen[row_id] = number
-        for column, cell in ((text, words.strip()), (label, answer)):
+        for column, cell in ((text or "instruction", words.strip()), (label, answer.strip())):
             if not cell:
                 raise DataError(f"{path}: row {number} ({row_id!r}) has no {column!r}; drop it or fill it in")
     return list(zip(ids, *columns, strict=True))

@@ -1,4 +1,4 @@
-"""CSV, JSONL and parquet files as columns of strings, exactly as written: no guessed types, no dates, no caches.
+"""CSV, JSON, JSONL and parquet files as columns of strings, exactly as written: no guessed types, no dates, no caches.
 
 "NA", "null" and "01" stay what they are. A cell that is missing (an empty CSV field, a JSON null or absent key, a null in
 parquet) is the empty string. Numbers of typed formats are written in decimal, whole ones without a fraction.
@@ -36,7 +36,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Return the columns of a .csv (UTF-8, with a header), .jsonl or .parquet file.
+    """Return the columns of a .csv (UTF-8, with a header), .json (a list of objects), .jsonl or .parquet file.
 
     Raises DataError for an unknown ending, a file that is absent, empty, not UTF-8 or not of its format.
     """
@@ -94,6 +94,14 @@ def _jsonl(path: Path) -> Table:
     return Table(path, names, lambda name: [row.get(name) for row in rows])
 
 
+def _json(path: Path) -> Table:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it is no list of objects with named fields")
+    names = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Table(path, names, lambda name: [row.get(name) for row in rows])
+
+
 def _parquet(path: Path) -> Table:
     from pyarrow import parquet
 
@@ -101,5 +109,5 @@ def _parquet(path: Path) -> Table:
     return Table(path, tuple(table.column_names), lambda name: table.column(name).to_pylist())
 
 
-READERS: Mapping[str, Callable[[Path], Table]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+READERS: Mapping[str, Callable[[Path], Table]] = {".csv": _csv, ".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}
 """File ending (in lower case) -> reader."""

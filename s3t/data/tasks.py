@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from s3t.answers import is_text
 from s3t.errors import DataError, did_you_mean
-from s3t.metrics import OF_NUMBERS
+from s3t.metrics import OF_NUMBERS, OF_TEXTS
 
 GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
 
@@ -103,9 +104,11 @@ def find_task(name: str) -> Task | None:
 def metrics_of(data: str, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the official metrics of a data set, or of a part of it, by name.
 
-    For what belongs to no benchmark accuracy; where its ``classes`` are a range of numbers, those of numbers.
+    For what belongs to no benchmark accuracy; where its ``classes`` say numbers or texts, those of numbers or of texts.
     """
     whole = data.partition("[")[0]  # a part is called glue/mrpc[800]
     if whole in TASKS:
         return TASKS[whole].metrics
+    if is_text(classes):
+        return OF_TEXTS
     return OF_NUMBERS if len(classes) == 1 else ("accuracy",)

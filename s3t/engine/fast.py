@@ -23,8 +23,9 @@ from s3t.engine.layers import Block, Deltas
 from s3t.engine.mode import Precision
 from s3t.engine.steps import Replayed, Steps, repeated
 from s3t.errors import DivergedError, IsolationError
+from s3t.losses import mean_loss
 from s3t.records import Recipe
-from s3t.training import Keep, Row, Task, Trained, mean_loss, reproducible, schedule, train_node
+from s3t.training import Keep, Row, Task, Trained, reproducible, schedule, train_node
 
 if TYPE_CHECKING:
     from s3t.plan import Stage

@@ -23,7 +23,8 @@ from s3t.engine.layers import PROJECTIONS, Block, Delta, Layer, Linear
 from s3t.engine.mode import GROUP, Precision
 from s3t.engine.steps import Updates
 from s3t.errors import DivergedError
-from s3t.training import Keep, Task, Trained, losses, reproducible, train_node
+from s3t.losses import losses
+from s3t.training import Keep, Task, Trained, reproducible, train_node
 
 
 def train_group(

@@ -1,0 +1,39 @@
+"""Instructions and answers as files of instruction tuning have them: the Alpaca format (Taori et al. 2023).
+
+A row has ``instruction``, ``output``, and ``input``, which may be missing or empty. The prompt is written in that project's
+short form: a heading for each part, and one for the response that follows.
+"""
+
+from __future__ import annotations
+
+from s3t.answers import TEXT
+from s3t.data.tables import Table
+from s3t.errors import DataError
+
+COLUMNS = ("instruction", "input", "output")
+
+
+def prompt(instruction: str, given: str = "") -> str:
+    """Return the prompt of an instruction and what it is ``given``, up to where the response begins."""
+    parts = [("Instruction", instruction), ("Input", given)]
+    return "".join(f"### {name}:\n{text.strip()}\n\n" for name, text in parts if text.strip()) + "### Response:\n"
+
+
+def has_instructions(table: Table) -> bool:
+    """Say whether a table is in the Alpaca format and has no column "text" that would be read instead."""
+    return {"instruction", "output"} <= set(table.names) and "text" not in table.names
+
+
+def prompts(table: Table) -> list[str]:
+    """Return the prompts of a table in the Alpaca format; a row without an instruction gets an empty one."""
+    instructions = table.column("instruction")
+    given = table.column("input") if "input" in table.names else [""] * len(instructions)
+    return [prompt(one, more) if one.strip() else "" for one, more in zip(instructions, given, strict=True)]
+
+
+def text_classes(where: str, **said: object) -> tuple[str, ...]:
+    """Return the "class" of a task whose answers are texts. DataError if labels of another kind are ``said`` too."""
+    for name, value in said.items():
+        if value is not None:
+            raise DataError(f"the answers of {where} are texts, so {name}={value!r} means nothing; leave it out")
+    return TEXT

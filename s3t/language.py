@@ -1,0 +1,93 @@
+"""Causal language models whose answers are texts: instruction tuning, with the loss on the answer alone.
+
+A record is a prompt (``text``) and an answer (``answer``), or a text alone, all of which is the answer. The model reads the
+prompt's tokens, then the answer's and the end of text; only the latter two are predicted. A record's score is the mean
+log-likelihood of its answer's tokens, so scores of answers of different lengths can be compared, and an ensemble of chains is
+the mean of their scores. There is no trained head: the output layer is the base model's own, frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from s3t.backbone import Backbone, Encoded, Encoder
+from s3t.errors import DataError, ModelError
+from s3t.records import Inputs
+
+ASKED = "answers"
+"""The field of encoded rows that says which tokens are predicted: 1, or 0 for the prompt's."""
+
+
+@dataclass(frozen=True)
+class LanguageBackbone(Backbone):
+    """A decoder with its frozen ``output`` layer, (vocabulary, hidden)."""
+
+    output: Tensor
+    predicts_text: ClassVar[bool] = True
+
+    def encode(self, inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        """Tokenize prompts and answers. One with more than ``max_length`` tokens loses the end of the answer, and the beginning
+        of the prompt, which keeps half of the tokens at least. DataError for an empty text or answer."""
+        for position, fields in enumerate(inputs):
+            answer = fields.get("answer", "an answer")
+            if not isinstance(answer, str) or not answer.strip():
+                raise DataError(f"input {position} has an empty field 'answer'; fill it in, or drop the row")
+        return super().encode(inputs, max_length)
+
+    def outputs(self, body: Callable[..., Any], head: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return for each row the sum of its answer's log-likelihoods, and how many tokens that are: (rows, 2), float32."""
+        fields = dict(batch)
+        asked = fields.pop(ASKED)[:, 1:].bool()
+        hidden: Tensor = body(**fields).last_hidden_state[:, :-1]
+        logits = nn.functional.linear(hidden[asked], self.output).float()
+        found = -nn.functional.cross_entropy(logits, fields["input_ids"][:, 1:][asked], reduction="none")
+        sums = torch.zeros(asked.shape, device=found.device).masked_scatter(asked, found).sum(1)
+        return torch.stack([sums, asked.sum(1).float()], dim=1)
+
+    def loss(self, outputs: Tensor, answers: Tensor) -> Tensor:
+        """Return the mean loss over all predicted tokens of a batch; ``answers`` say nothing here."""
+        return -outputs[:, 0].sum() / outputs[:, 1].sum()
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        """Return the mean log-likelihood of each row's answer, (rows, 1)."""
+        return outputs[:, :1] / outputs[:, 1:]
+
+
+def encoder(tokenize: Callable[[str], list[int]], begin: Sequence[int], end: int, limit: int) -> Encoder:
+    """Return what encodes inputs: ``tokenize`` gives a text's ids without special tokens, ``begin`` stands before every row,
+    ``end`` behind, and no row has more than ``limit`` tokens."""
+
+    def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
+        most = min(max_length, limit) - len(begin)
+        if most < 4:
+            raise DataError(f"max_length={max_length} leaves no room for a prompt and an answer; give at least 8")
+        return [_row(fields, most) for fields in inputs]
+
+    def _row(fields: Inputs, most: int) -> Encoded:
+        prompt = tokenize(str(fields["text"])) if "answer" in fields else []
+        answer = [*tokenize(str(fields["answer"] if "answer" in fields else fields["text"])), end]
+        room = max(most - len(prompt), most - most // 2)  # for the answer
+        answer = answer[:room]
+        prompt = prompt[len(prompt) - min(len(prompt), most - len(answer)) :]
+        ids = [*begin, *prompt, *answer]
+        unasked = len(begin) + len(prompt)
+        return Encoded({"input_ids": ids, ASKED: [0] * unasked + [1] * len(answer)}, len(ids))
+
+    return encode
+
+
+def output_layer(model: nn.Module, given: Tensor | None, name: str) -> Tensor:
+    """Return the frozen output layer: ``given``, or the input embeddings where the model ties the two. ModelError if it has
+    neither."""
+    config: Any = cast(Any, model).config
+    if given is not None:
+        return given.detach()
+    if not getattr(config, "tie_word_embeddings", False):
+        raise ModelError(f"model {name!r} has no output layer, so it predicts no text; give a causal language model")
+    embedding: Any = cast(Any, model).get_input_embeddings()
+    return cast(Tensor, embedding.weight.detach())
