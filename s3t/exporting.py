@@ -12,32 +12,25 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from s3t import requests, runs
-from s3t.answers import in_words
+from s3t.answers import LANGUAGE
 from s3t.contract import Slot
 from s3t.errors import HubError, OfflineError, RunError
 from s3t.facts import Facts
+from s3t.model_card import card
 from s3t.plan import Stage
 from s3t.store import ADAPTER, CONFIG, HEAD, no_space, sync_folder, write_synced
 
 if TYPE_CHECKING:
-    from s3t.backbone import Backbone, Pooling
+    from s3t.backbone import Backbone
     from s3t.blocks import ModelState
     from s3t.runs import Run
     from s3t.selection import Chain
 
 STATEMENT, CARD, CERTIFICATE = "s3t.json", "README.md", "certificate.json"
 FORMAT = 1
-FEATURES: Mapping[Pooling, tuple[str, ...]] = {
-    "mean": (
-        'real = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)',
-        "features = (hidden * real).sum(1) / real.sum(1)",
-    ),
-    "last": ('features = hidden[range(len(hidden)), batch["attention_mask"].sum(1) - 1]',),
-    "first": ("features = hidden[:, 0]",),
-}
 """How a row's features are made of hidden states, as the model card says it."""
 
 
@@ -139,7 +132,7 @@ def export(
             classes=run.config.classes,
             files={},
         )
-        files[CARD] = _card(told, run, model, certified=certificate is not None).encode()
+        files[CARD] = card(told, run, model, CERTIFICATE if certificate is not None else "none").encode()
         told = replace(told, files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
         _write(folder, {**files, STATEMENT: told.to_bytes()})
     finally:
@@ -220,13 +213,25 @@ def _files(run: Run, facts: Facts, chain: Chain, model: Backbone, base: str) -> 
     tensors = {name: tensor for adapter in state.adapters.values() for name, tensor in adapter.items()}
     if len(tensors) != sum(len(adapter) for adapter in state.adapters.values()):
         raise RunError(f"two adapters of {run.path} are on the same layer, which one standard adapter cannot hold")
-    config = config_bytes(whole, model.family, run.config.recipe, base, task="FEATURE_EXTRACTION")
-    return {ADAPTER["lora"]: tensor_bytes(tensors), CONFIG: config, HEAD: tensor_bytes(state.head)}
+    if not model.predicts_text:
+        config = config_bytes(whole, model.family, run.config.recipe, base, task="FEATURE_EXTRACTION")
+        return {ADAPTER["lora"]: tensor_bytes(tensors), CONFIG: config, HEAD: tensor_bytes(state.head)}
+    # the model with its output layer, which holds the body as a part; the head that the run carries along is not used
+    body, inside = "base_model.model.", _body_of(model)
+    tensors = {f"{body}{inside}.{name.removeprefix(body)}": tensor for name, tensor in tensors.items()}
+    family = replace(model.family, layers=f"{inside}.{model.family.layers}")
+    config = config_bytes(whole, family, run.config.recipe, base, task="CAUSAL_LM")
+    return {ADAPTER["lora"]: tensor_bytes(tensors), CONFIG: config}
+
+
+def _body_of(model: Backbone) -> str:
+    """Return the name of the body inside the model class with the output layer: "model" of Llama, "transformer" of GPT-2."""
+    return str(cast(Any, model.model).base_model_prefix)
 
 
 def _public(run: Run) -> str:
     """Return the base model's name as the run has it. RunError if that is a folder of this machine."""
-    name = str(run.config.model["name"])
+    name = str(run.config.model["name"]).removeprefix(LANGUAGE)
     if Path(name).is_dir() or Path(name).is_absolute():
         raise RunError(f"the base model is a folder here, {name}; say under which name others load it, with --base")
     return name
@@ -257,44 +262,3 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         raise RunError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _reading(model: Backbone) -> str:
-    """Say what a batch is."""
-    from s3t.images import ImageBackbone
-
-    if not isinstance(model, ImageBackbone):
-        return "rows padded on the right"
-    side, mean, deviation = model.size, list(model.mean), list(model.deviation)
-    return f"pixel_values: RGB of {side} x {side}, bilinear, (x / 255 - {mean}) / {deviation}"
-
-
-def _card(told: Statement, run: Run, model: Backbone, *, certified: bool) -> str:
-    """Return the model card (Mitchell et al. 2019) with the front matter that model hubs read."""
-    plan, data = run.config.plan, run.config.data
-    kind = run.config.recipe.adapter
-    named = {"lora": "A LoRA", "ia3": "An (IA)3"}[kind]
-    head = {"base_model": told.model, "library_name": "peft", "tags": ["s3t", "machine-unlearning", kind]}
-    lines = [
-        "---", *(f"{key}: {json.dumps(value)}" for key, value in head.items()), "---", "",
-        f"# {plan.method}, shard {told.shard} of {plan.layout.shards}", "",
-        f"{named} adapter and a linear head for {told.model}, exported from an exact-unlearning run "
-        f"({data['name'] or 'own data'}; {in_words(told.classes)[0]}).", "",
-        "| | |", "| --- | --- |",
-        f"| trained on | slices {', '.join(map(str, told.order))} of shard {told.shard}, in this order; "
-        f"{told.rows} retained records |",
-        f"| layout | {plan.layout.shards} shards, {plan.layout.slices} slices each, {plan.layout.budget} orders |",
-        f"| deleted from the run so far | {told.deletions} records; none of them has influenced these tensors |",
-        f"| state of the run | ledger entry {told.entry}, configuration sha256 {told.run} |",
-        f"| numerics | kernel {told.kernel}; base model sha256 {told.model_digest} |",
-        f"| certificate | {CERTIFICATE if certified else 'none'} |",
-        "", "A deletion from the run does not reach this copy. `s3t check-export FOLDER RUN` says whether a later request has "
-        "hit what it was trained on; then withdraw it and export anew.", "",
-        "```python", "from peft import AutoPeftModelForFeatureExtraction", "from safetensors.torch import load_file", "",
-        'body = AutoPeftModelForFeatureExtraction.from_pretrained(FOLDER)', 'head = load_file(f"{FOLDER}/head.safetensors")',
-        f"hidden = body(**batch).last_hidden_state  # (rows, tokens, hidden); {_reading(model)}",
-        *FEATURES[model.family.pooling],
-        'scores = features @ head["weight"].T + head["bias"]', "```", "",
-        f"{in_words(told.classes)[1]} A run serves the mean of them over its shards.",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"

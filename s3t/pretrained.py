@@ -109,16 +109,22 @@ def pretrained(name: str, device: torch.device, language: bool = False) -> Text 
         from s3t.onnx_vit import SETTINGS, read_vit
 
         return Vision(read_vit(file, attention), SETTINGS)
+    packed = _gguf(source)
     try:
-        kind = str(AutoConfig.from_pretrained(source).model_type)
+        kind = str(AutoConfig.from_pretrained(source, **packed).model_type)
         if kind not in FAMILIES:
             raise ModelError(f"model {name!r} is of type {kind!r}; known families are {', '.join(sorted(FAMILIES))}")
         if language:
             _check_decoder(name, kind)
-        model, output = _causal(source, attention) if language else (_whole(source, attention), None)
+        how = attention | packed
+        model, output = _causal(source, how) if language else (_whole(source, how), None)
+        if packed:
+            _unpacked(model)
         if FAMILIES[kind].reads == "image":
             return Vision(model, _processor(source))
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, **packed)
+    except ImportError as error:
+        raise ModelError(f"model {name!r} cannot be read ({error}); for GGUF files: pip install 's3t[gguf]'") from error
     except (OSError, ValueError) as error:
         hint = did_you_mean(name, ("minilm", "mpnet", TINY))
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -145,6 +151,25 @@ def pretrained(name: str, device: torch.device, language: bool = False) -> Text 
     if "token_type_ids" in tokenizer.model_input_names:
         pad["token_type_ids"] = 0
     return Text(model, encode, pad, words)
+
+
+def _gguf(source: str) -> dict[str, str]:
+    """Return how transformers is told of the only GGUF file in a folder without other weights; nothing else."""
+    folder = Path(source)
+    found = [path.name for path in sorted(folder.glob("*.gguf"))] if folder.is_dir() else []
+    return {"gguf_file": found[0]} if len(found) == 1 and not (folder / "config.json").exists() else {}
+
+
+def _unpacked(model: Any) -> None:
+    """Forget that a model's weights, float32 now, were read from fewer bits: they are trained and saved as any others.
+
+    Where they came from is forgotten too: PEFT would look for a configuration there, and warn that there is none.
+    """
+    model.name_or_path = model.config._name_or_path = ""
+    if hasattr(model, "hf_quantizer"):
+        del model.hf_quantizer
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _whole(source: str, attention: Mapping[str, str]) -> Any:

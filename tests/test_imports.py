@@ -26,7 +26,16 @@ LEVELS = (
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics"),
     ("s3t.orders", "s3t.partition", "s3t.capacity", "s3t.streams", "s3t.plan"),
     ("s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store", "s3t.selection", "s3t.facts"),
-    ("s3t.engine.mode", "s3t.tiny", "s3t.backbone", "s3t.images", "s3t.onnx_vit", "s3t.pretrained"),
+    (
+        "s3t.engine.mode",
+        "s3t.losses",
+        "s3t.tiny",
+        "s3t.backbone",
+        "s3t.images",
+        "s3t.language",
+        "s3t.onnx_vit",
+        "s3t.pretrained",
+    ),
     ("s3t.blocks", "s3t.runs", "s3t.requests", "s3t.status"),
     ("s3t.training", "s3t.engine", "s3t.duplicates"),
     ("s3t.describing",),
@@ -34,7 +43,7 @@ LEVELS = (
     ("s3t.building", "s3t.holding", "s3t.serving"),
     ("s3t.scheduling",),
     ("s3t.system",),
-    ("s3t.method", "s3t.planner", "s3t.exporting", "s3t.tuning"),
+    ("s3t.method", "s3t.planner", "s3t.model_card", "s3t.exporting", "s3t.tuning"),
     ("s3t.cli", "s3t.__main__"),
 )
 # Fine inside a function (loaded on first use), though of a later level.
@@ -45,14 +54,25 @@ LIGHT = (
     *("s3t.partition", "s3t.capacity", "s3t.plan", "s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store"),
     *("s3t.selection", "s3t.facts"),
     *("s3t.runs", "s3t.requests", "s3t.status", "s3t.describing", "s3t.system", "s3t.method"),
-    *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.exporting", "s3t.tuning"),
+    *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.model_card", "s3t.exporting", "s3t.tuning"),
     *("s3t.cli", "s3t.__main__"),
     *("baselines", "verify", "verify.cli", "verify.__main__", "verify.report", "verify.derive"),
     *("benchmarks", "benchmarks.rows", "benchmarks.figures", "benchmarks.table"),
 )
 """Modules whose import loads nothing heavy; those below them in dotted name are meant too."""
 
-VERIFIER_MAY_USE = ("records", "contract", "errors", "digests", "data", "backbone", "blocks", "training", "engine")
+VERIFIER_MAY_USE = (
+    "records",
+    "contract",
+    "errors",
+    "digests",
+    "data",
+    "backbone",
+    "images",
+    "blocks",
+    "training",
+    "engine",
+)
 SYSTEM = ("s3t.system", "s3t.runs")
 OPENS_SYSTEMS = {
     "verify.cli": SYSTEM,

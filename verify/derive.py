@@ -43,7 +43,7 @@ def slot(key: bytes, name: str, shards: int, slices: int) -> tuple[int, int]:
 
 def target(label: int | float, classes: Sequence[str]) -> int | float:
     """Return target(label): of a number in the range LOW:HIGH that a single class names, its place from -1 to 1."""
-    if len(classes) > 1 or classes == ["text"]:
+    if len(classes) > 1 or list(classes) == ["text"]:
         return label
     low, high = (float(end) for end in classes[0].split(":"))
     return (2.0 * label - low - high) / (high - low)

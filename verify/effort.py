@@ -52,7 +52,7 @@ def black_box_levels(
 
 
 def _number(check: str) -> Finding:
-    """Return why a level that judges probabilities of classes says nothing about a system that answers with numbers."""
+    """Return why a level that judges probabilities of classes says nothing of a system that answers with numbers or texts."""
     return Finding(
-        check, Verdict.UNDECIDED, "the system answers with numbers; this level judges probabilities of classes"
+        check, Verdict.UNDECIDED, "the system answers with numbers or texts; this level judges probabilities of classes"
     )

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from s3t.engine.mode import GROUP
 from verify.determinism import Condition
+from verify.plans import documented_plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,13 +92,14 @@ def engine(precision: str, size: int, place: int, company: int, device: str) -> 
 
     from s3t.blocks import ModelState
     from s3t.engine.grouped import train_group
-    from s3t.plan import s3t_plan
-    from s3t.records import Layout, Recipe
+    from s3t.records import Recipe
     from s3t.training import Seeds, Task, Trained
 
     backbone, rows = images(device)
     recipe = Recipe(rank=RANK, batch_size=32, dropout=0.1)
-    plan = s3t_plan(Layout(1, 2, 1), recipe, backbone.layers)
+    plan = documented_plan("s3t", shards=1, slices=2, budget=1, layers=backbone.layers, epochs=4.0)
+    assert plan is not None
+    stages: Any = plan.stages
     parents: list[ModelState | None] = [None] * size
     for stage in (1, 2):
         tasks = []
@@ -105,7 +107,7 @@ def engine(precision: str, size: int, place: int, company: int, device: str) -> 
             number = 0 if at == place else 1 + at + size * company
             draw = torch.Generator().manual_seed(number)
             batches = [torch.randperm(len(rows), generator=draw)[:n].tolist() for n in BATCHES[number % len(BATCHES)]]
-            tasks.append(Task(plan.stages[:stage], parent, rows, batches, recipe, Seeds(number, number, number), 3))
+            tasks.append(Task(stages[:stage], parent, rows, batches, recipe, Seeds(number, number, number), 3))
         found = train_group(backbone, tasks, precision=precision, keeps=[None] * size)  # type: ignore[arg-type]
         parents = []
         for task, done in zip(tasks, found, strict=True):

@@ -129,6 +129,8 @@ def score_slowly(
         for start in range(0, len(rows), 64):
             batch = by_length[start : start + 64]
             answers = _logits(backbone, model, head, [rows[i] for i in batch])
+            if backbone.predicts_text:
+                answers = answers[:, :1] / answers[:, 1:]
             for i, answer in zip(batch, answers, strict=True):
                 logits[i] = answer.cpu()
     return logits
@@ -220,8 +222,13 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
         optimizer.zero_grad()
         logits = _logits(backbone, model, head, [rows[i].encoded for i in batch])
         labels = torch.tensor([rows[i].label for i in batch]).to(backbone.device)
-        loss = nn.MSELoss()(logits[:, 0], labels) if task.classes == 1 else nn.CrossEntropyLoss()(logits, labels)
-        loss.backward()
+        if backbone.predicts_text:
+            loss = -(logits[:, 0].sum() / logits[:, 1].sum())
+        elif task.classes == 1:
+            loss = nn.MSELoss()(logits[:, 0], labels)
+        else:
+            loss = nn.CrossEntropyLoss()(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(learning, recipe.clip, norm_type=2.0)
         if task.finite and not math.isfinite(float(norm)):
             raise DivergedError(f"training diverged at step {step} (gradient norm {float(norm)}); lower lr={recipe.lr}")
@@ -229,7 +236,10 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
 
 
 def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Encoded]) -> Tensor:
-    """Return logits of shape (rows, classes): features of the last hidden states, as the family has them, through the head."""
+    """Return logits of shape (rows, classes): features of the last hidden states, as the family has them, through the head.
+
+    Of a language model: the sum of each row's log-likelihoods, and their number, (rows, 2).
+    """
     if backbone.family.reads == "image":
         return head(model(pixel_values=_pixels(backbone, rows)).last_hidden_state[:, 0])  # type: ignore[no-any-return]
     longest = max(row.length for row in rows)
@@ -244,12 +254,26 @@ def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Enco
     for i, row in enumerate(rows):
         mask[i, : row.length] = 1
     mask = mask.to(backbone.device)
+    asked = batch.pop("answers", None)
     hidden = model(**batch, attention_mask=mask).last_hidden_state
+    if asked is not None:
+        return _likelihoods(backbone, hidden, batch["input_ids"], asked)
     if backbone.family.pooling == "last":
         return head(hidden[torch.arange(len(rows)), [row.length - 1 for row in rows]])  # type: ignore[no-any-return]
     real = mask[:, :, None].float()
     logits: Tensor = head((hidden * real).sum(dim=1) / real.sum(dim=1))
     return logits
+
+
+def _likelihoods(backbone: Any, hidden: Tensor, ids: Tensor, asked: Tensor) -> Tensor:
+    """Return sums and numbers of log-likelihoods, (rows, 2): each token that is asked for, from the state before it."""
+    places = [(row, at) for row in range(len(ids)) for at in range(1, ids.shape[1]) if asked[row, at]]
+    rows, at = (torch.tensor(part) for part in zip(*places, strict=True))
+    logits = hidden[rows, at - 1] @ backbone.output.T
+    table = torch.log_softmax(logits.float(), dim=1)[torch.arange(len(rows)), ids[rows, at]]
+    spread = torch.zeros(len(ids), ids.shape[1] - 1, device=hidden.device)
+    spread = spread.index_put((rows, at - 1), table)
+    return torch.stack([spread.sum(1), asked[:, 1:].sum(1).float()], dim=1)
 
 
 def _pixels(backbone: Any, rows: Sequence[Any]) -> Tensor:

@@ -13,7 +13,8 @@ from s3t.data.fetch import available, fetch
 from s3t.data.hub import is_hub_name, load_hub
 from s3t.data.image_folders import is_image_folder, load_images
 from s3t.data.local import load_local
-from s3t.data.packs import PACKS, Pack
+from s3t.data.pack import Pack
+from s3t.data.packs import PACKS
 from s3t.data.spec import read_spec
 from s3t.data.tables import READERS
 from s3t.errors import DataError, ModelError, did_you_mean
@@ -23,7 +24,7 @@ __all__ = ["available", "fetch", "load", "load_hub", "load_images", "load_local"
 
 
 def load(spec: str | os.PathLike[str], **columns: Any) -> Dataset:
-    """Return the data set that ``spec`` names: a pack, a .csv, .jsonl or .parquet file, a folder of
+    """Return the data set that ``spec`` names: a pack, a .csv, .json, .jsonl or .parquet file, a folder of
     images, a folder or name of the hub.
 
     ``columns`` (text, label, id, classes, validation, test) go to :func:`load_local` or :func:`load_hub`; a file's may stand
@@ -75,13 +76,13 @@ def _fitting(columns: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def _load_pack(pack: Pack, columns: dict[str, Any]) -> Dataset:
-    from s3t.data import digits, text
+    from s3t.data import digits, instructions, text
 
     if columns:
         raise DataError(
             f"{pack.name!r} is a pack with fixed columns and splits; leave out {', '.join(sorted(columns))}"
         )
-    parse = digits.parse if pack.name == "mnist" else text.parse
+    parse = {"mnist": digits.parse, "alpaca": instructions.parse}.get(pack.name, text.parse)
     return parse(pack, fetch(pack.name))
 
 

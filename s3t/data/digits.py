@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from s3t.data.packs import Pack
+from s3t.data.pack import Pack
 from s3t.errors import DataError
 from s3t.records import Dataset, Record
 

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from s3t.data import origins
-from s3t.data.packs import PACKS, Member, Pack, Package, find
+from s3t.data.pack import Member, Pack, Package
+from s3t.data.packs import PACKS, find
 
 Progress = Callable[[str], None]
 """Called with one line of text per step that takes long."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from s3t.data.packs import Pack, Package
+from s3t.data.pack import Pack, Package
 
 Opener = Callable[[str], IO[bytes]]
 """Opens one file by its exact path; KeyError if there is no such regular file."""

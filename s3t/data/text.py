@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from s3t.data.packs import Pack
+from s3t.data.pack import Pack
 from s3t.data.splits import Split, carve_validation, three_way
 from s3t.errors import DataError
 from s3t.records import Dataset, Record

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from s3t.data import packs
-from s3t.data.packs import Member, Pack, Package
+from s3t.data.pack import Member, Pack, Package
 
 
 class Tiny:

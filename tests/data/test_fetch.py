@@ -16,7 +16,8 @@ import pytest
 
 from s3t.data import origins
 from s3t.data.fetch import available, cache_folder, fetch
-from s3t.data.packs import PACKS, Pack, Package
+from s3t.data.pack import Pack, Package
+from s3t.data.packs import PACKS
 from s3t.errors import DataError, ModelError
 
 Register = Callable[[Pack], Pack]

@@ -15,7 +15,7 @@ import pytest
 
 from s3t.data.fetch import fetch
 from s3t.data.origins import archive, carried, download, installed
-from s3t.data.packs import Package
+from s3t.data.pack import Package
 from s3t.errors import DataError
 
 

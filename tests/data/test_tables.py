@@ -89,7 +89,7 @@ def test_nested_values_matter_only_in_a_named_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"x", r"unknown ending '\.txt'; give one of \.csv, \.jsonl, \.parquet"),
+        ("a.txt", b"x", r"unknown ending '\.txt'; give one of \.csv, \.json, \.jsonl, \.parquet"),
         ("a.csv", b"", "is empty; give a file with records"),
         ("a.jsonl", b"", "is empty; give a file with records"),
         ("a.parquet", b"", "is empty; give a file with records"),
