@@ -53,12 +53,13 @@ def tiny(name: str) -> Text | Vision | None:
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         rows = []
         for fields in inputs:
-            words = str(fields["text"]).lower().split()[: min(max_length, 64)]
+            said = " ".join(str(fields[name]) for name in ("text", "text_pair") if name in fields)
+            words = said.lower().split()[: min(max_length, 64)]
             ids = [2 + zlib.crc32(word.encode()) % 510 for word in words]
             rows.append(Encoded({"input_ids": ids}, len(ids)))
         return rows
 
-    return Text(model, encode, {"input_ids": pad}, "crc32 words v1")
+    return Text(model, encode, {"input_ids": pad}, "crc32 words v2")
 
 
 def _padding(name: str, kind: str, tokenizer: Any) -> int:
