@@ -12,6 +12,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for pr
 Data = Annotated[str, typer.Option(help="A pack, a hub name, a CSV, JSONL or parquet file, or a folder of images.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text (local files, hub).")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column with paths of images (local files).")]
+ChoiceColumns = Annotated[
+    str | None, typer.Option(help="Columns of the candidate answers to the question in --text, separated by commas.")
+]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
 IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the stable id.")]
 GroupColumn = Annotated[str | None, typer.Option(help="Column that says whose a record is: one slot each.")]

@@ -9,6 +9,7 @@ import typer
 
 from s3t.cli.inputs import LAYOUT, choose_recipe, read_dataset, typed
 from s3t.cli.options import (
+    ChoiceColumns,
     Classes,
     Data,
     GroupColumn,
@@ -45,6 +46,7 @@ def tune(
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto.")] = "auto",
     text: TextColumn = None,
     image: ImageColumn = None,
+    choices: ChoiceColumns = None,
     label: LabelColumn = None,
     id_: IdColumn = None,
     group_by: GroupColumn = None,
@@ -71,7 +73,7 @@ def tune(
     base, wanted = choose_recipe({}, recipe or []), dict(_values(pair) for pair in grid or [])
     grids = {name: tuning.grid(base, wanted or _usual(name)) for name in methods}
     chosen = tuning.same_budget(grids, trials)
-    columns = {"text": text, "image": image, "label": label, "id": id_, "group": group_by}
+    columns = {"text": text, "image": image, "choices": choices, "label": label, "id": id_, "group": group_by}
     dataset = read_dataset(data, columns | {"validation": validation, "test": test, "number": number}, classes, limit)
     case = tuning.Case(dataset, load(model), tuple(seed or [100]), engine, precision)
     layouts = {name: Layout(1, 1, 1) if name in UNDIVIDED else Layout(shards, slices, 1) for name in methods}
