@@ -58,16 +58,18 @@ def measure(names: Sequence[str], predicted: Answers, true: Answers) -> dict[str
     import scipy.stats
     import sklearn.metrics
 
-    for name in names:
-        if name not in METRICS:
-            raise DataError(
-                f"metric {name!r} is unknown{did_you_mean(name, METRICS)}; choose from {', '.join(METRICS)}"
-            )
+    _check(names, list(METRICS))
     if not true or len(predicted) != len(true):
         raise DataError(f"{len(predicted)} predictions for {len(true)} rows; give one for each of at least one row")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A single label was found")  # what comes of that is stated above
         return {name: float(METRICS[name](sklearn.metrics, scipy.stats, true, predicted)) for name in names}
+
+
+def _check(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise DataError(f"metric {name!r} is unknown{did_you_mean(name, known)}; choose from {', '.join(known)}")
 
 
 def evaluate(names: Sequence[str], scores: Any, records: Sequence[Record], classes: Sequence[str]) -> dict[str, float]:
@@ -76,6 +78,7 @@ def evaluate(names: Sequence[str], scores: Any, records: Sequence[Record], class
     Those of BY_QUESTION rank the candidates of a question against one another; all others are :func:`measure`'s, of the
     records' answers. Raises DataError as :func:`measure`, and for metrics by question where the classes are not two.
     """
+    _check(names, [*METRICS, *BY_QUESTION])
     asked = [name for name in names if name in BY_QUESTION]
     others = [name for name in names if name not in BY_QUESTION]
     found = measure(others, answers(scores, classes), [record.label for record in records]) if others else {}

@@ -99,7 +99,7 @@ def of_record(row: Row) -> list[Candidate]:
     text = " ".join(" ".join(part.split()) for part in str(row["passage"] or "").split(HIGHLIGHT)).strip()
     if not text:
         return []
-    entities = dict.fromkeys(str(entity) for entity in row["entities"])
+    entities = dict.fromkeys(str(entity) for entity in row["entities"] or ())
     return [Candidate(name, text, query.replace(PLACEHOLDER, name), name in row["answers"]) for name in entities]
 
 
