@@ -125,6 +125,8 @@ def _questions(task: Task | None, name: str, *, text: str | None, choices: str |
         return task.questions
     if choices is None:
         return None
+    if task:
+        raise DataError(f"task {name!r} has no questions with choices; leave out choices")
     check_alone(choices, classes=more["classes"], number=more["number"])
     return own(text or "text", choices, more["label"] or "label")
 

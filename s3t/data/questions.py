@@ -112,6 +112,9 @@ def own(text: str, choices: str, label: str) -> Form:
     columns = choice_columns(choices)
 
     def candidates(row: Row) -> list[Candidate]:
+        for column in (text, *columns):
+            if not isinstance(row[column], str | int | float | None):
+                raise DataError(f"column {column!r} holds no plain text; name columns with one text in each row")
         if not _said(row[text]):
             return []
         cells = ["" if row[column] is None else str(row[column]) for column in columns]

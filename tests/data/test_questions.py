@@ -196,6 +196,12 @@ def test_own_questions_of_the_hub(give: Give) -> None:
         load("owner/name", text="goal,sol1", choices="sol1,sol2")
     with pytest.raises(DataError, match="and classes do not go together"):
         load("owner/name", text="goal", choices="sol1,sol2", classes=("x", "y"))
+    with pytest.raises(DataError, match="task 'superglue/wic' has no questions with choices"):
+        load("superglue/wic", choices="sol1,sol2")
+    many = [{**row, "sol1": ["a", "b"]} for row in rows]
+    give(Features({**texts, "sol1": Repeated(TEXT), "label": Value("int64")}), {"train": many})
+    with pytest.raises(DataError, match="row 'train-0000000' of 'owner/name': column 'sol1' holds no plain text"):
+        load("owner/name", text="goal", choices="sol1,sol2")
 
 
 @pytest.fixture
