@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.profiles import FULL
-from s3t.data.tasks import OTHER_KINDS
 from s3t.records import Layout, Recipe
 
 SHARDS, SLICES = 5, 4
@@ -64,11 +63,7 @@ def tuned() -> Iterator[Tuned]:
     for benchmark, tasks in (("glue", GLUE), ("superglue", SUPERGLUE)):
         for task in tasks:
             data = f"{benchmark}/{task}"
-            lacks = f"{OTHER_KINDS[data]}: not trained by this version" if data in OTHER_KINDS else ""
-            yield Tuned(
-                "fine-tuning", data, "FacebookAI/roberta-large", 355 * 10**6, text, ROBERTA,
-                lacks=lacks, differs=differs,
-            )  # fmt: skip
+            yield Tuned("fine-tuning", data, "FacebookAI/roberta-large", 355 * 10**6, text, ROBERTA, differs=differs)
     base, large = "google/vit-base-patch16-224-in21k", "google/vit-large-patch16-224-in21k"
     vision = ((base, 86, "images/cifar10"), (base, 86, "images/cifar100"), (large, 304, "images/tiny-imagenet"))
     for model, millions, data in vision:

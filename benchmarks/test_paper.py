@@ -63,15 +63,13 @@ def train(case: Tuned, folder: Path) -> list[tuple[str, int, str, float, int]]:
     from benchmarks.life import stream
     from benchmarks.workbench import describe
     from s3t import data
-    from s3t.answers import answers
     from s3t.backbone import load
     from s3t.data.tasks import metrics_of
     from s3t.errors import OfflineError
-    from s3t.metrics import measure
+    from s3t.metrics import evaluate
 
     dataset, backbone = data.load(case.data), load(case.model)
     official, out = metrics_of(dataset.name, dataset.classes)[0], []
-    true = [record.label for record in dataset.test]
     for method in case.methods:
         mode = {"engine": "fast", "precision": "auto"}
         system = describe(
@@ -85,11 +83,11 @@ def train(case: Tuned, folder: Path) -> list[tuple[str, int, str, float, int]]:
                     system.delete(ids[done:deletions])
                     done = deletions
                 try:
-                    found = answers(system.predict([record.inputs for record in dataset.test]), dataset.classes)
-                    value = measure([official], found, true)[official]
+                    scores = system.predict([record.inputs for record in dataset.test])
+                    value = evaluate([official], scores, dataset.test, dataset.classes)[official]
                 except OfflineError:
                     value = 0.0
-                out.append((method, deletions, official, value, len(true)))
+                out.append((method, deletions, official, value, len(dataset.test)))
         finally:
             system.close()
     return out

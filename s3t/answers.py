@@ -9,6 +9,15 @@ from typing import Any
 
 from s3t.errors import DataError
 
+CANDIDATE = ("wrong choice", "right choice")
+"""The classes of data whose records are candidate answers: those of a question are ranked against one another.
+
+As a range's name does for numbers, these names say what a task asks for wherever its classes are known. Each record is one
+candidate, trained by itself with cross-entropy over the two, not by a softmax over the candidates of its question: thus every
+record stays a row of its own, and training, deletion, audit and oracle are those of any other data. A question's answer is
+the candidate whose score of the second class exceeds that of the first by most.
+"""
+
 
 @dataclass(frozen=True)
 class Range:

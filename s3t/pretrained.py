@@ -64,12 +64,12 @@ def tiny(name: str, language: bool = False) -> Text | Vision | None:
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         rows = []
         for fields in inputs:
-            words = str(fields["text"]).lower().split()[: min(max_length, 64)]
-            ids = [_word_id(word) for word in words]
+            said = " ".join(str(fields[name]) for name in ("text", "text_pair") if name in fields)
+            ids = [_word_id(word) for word in said.lower().split()[: min(max_length, 64)]]
             rows.append(Encoded({"input_ids": ids}, len(ids)))
         return rows
 
-    return Text(model, encode, {"input_ids": pad}, "crc32 words v1")
+    return Text(model, encode, {"input_ids": pad}, "crc32 words v2")
 
 
 def _word_id(word: str) -> int:

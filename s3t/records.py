@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from s3t.answers import check_label
+from s3t.answers import CANDIDATE, check_label
 from s3t.errors import DataError, LayoutError, RecipeError, did_you_mean
 
 Inputs = Mapping[str, str | bytes]
@@ -52,6 +52,26 @@ def grouped(group: str, name: str) -> str:
 def owner(record_id: str) -> str:
     """Return the group of a grouped record's id; any other record is its own."""
     return record_id.partition(SEPARATOR)[0] or record_id
+
+
+def candidate(question: str, name: str) -> str:
+    """Return the id of the record that is candidate answer ``name`` of ``question``, the id of a question, grouped or not.
+
+    All of a question's candidates lie in one slot, that of the question's own group if it has one. DataError for an empty
+    question, or a name that is empty or has the control character U+001F.
+    """
+    if not question or not name or SEPARATOR in name:
+        raise DataError(
+            f"candidate {name!r} of question {question!r} is not usable: give non-empty strings, the candidate's without the "
+            "character U+001F"
+        )
+    return f"{question}{SEPARATOR}{name}"
+
+
+def question_of(record_id: str) -> tuple[str, str]:
+    """Return question and name of a candidate's id; another id without U+001F is a question of one nameless candidate."""
+    question, _, name = record_id.rpartition(SEPARATOR)
+    return (question, name) if question else (record_id, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +154,27 @@ class Dataset:
         object.__setattr__(self, "digest", summary.hexdigest())
 
     def subset(self, train: int, validation: int, test: int) -> Dataset:
-        """Return a fixed subset: the records whose ids hash lowest, so that growing it only adds records."""
+        """Return a fixed subset: the records whose ids hash lowest, so that growing it only adds records.
+
+        Candidates of a question stay together: the questions whose ids hash lowest are taken, as many of them as have no more
+        than so many records. DataError where not even the first has room.
+        """
+        whole = self.classes == CANDIDATE
 
         def lowest(records: tuple[Record, ...], count: int) -> tuple[Record, ...]:
-            ranked = sorted(records, key=lambda record: sha256(b"s3t subset v1\x00" + record.id.encode()))
-            chosen = {record.id for record in ranked[:count]}
+            units: dict[str, list[str]] = {}
+            for record in records:
+                units.setdefault(question_of(record.id)[0] if whole else record.id, []).append(record.id)
+            chosen: set[str] = set()
+            for name in sorted(units, key=lambda name: sha256(b"s3t subset v1\x00" + name.encode())):
+                if len(chosen) + len(units[name]) > count:
+                    if count and not chosen:
+                        raise DataError(
+                            f"{count} records of {self.name!r} are less than a question of {len(units[name])} candidates; "
+                            "take more"
+                        )
+                    break
+                chosen.update(units[name])
             return tuple(record for record in records if record.id in chosen)
 
         return Dataset(

@@ -22,10 +22,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from s3t.answers import answers
 from s3t.data.tasks import metrics_of
 from s3t.errors import DataError, DivergedError, RecipeError, did_you_mean
-from s3t.metrics import measure
+from s3t.metrics import evaluate
 from s3t.plan import MakePlan, Plan
 from s3t.records import Dataset, Layout, Recipe
 
@@ -199,9 +198,9 @@ def _score(case: Case, plan: Plan, recipe: Recipe, seed: int) -> float | None:
         )
         try:
             system.fit(data.train)
-            found = answers(system.predict([record.inputs for record in data.validation]), data.classes)
+            scores = system.predict([record.inputs for record in data.validation])
         except DivergedError:
             return None
         finally:
             system.close()
-    return measure([case.metric], found, [record.label for record in data.validation])[case.metric]
+    return evaluate([case.metric], scores, data.validation, data.classes)[case.metric]

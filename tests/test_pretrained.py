@@ -37,3 +37,15 @@ def test_other_missing_weights_are_an_error(tmp_path: Path) -> None:
         ModelError, match=r"lacks the weights of 'layers.0.mlp.fc1.weight' and 3 more, which would be random"
     ):
         load(str(tmp_path), CPU)
+
+
+def test_tiny_models_read_both_texts() -> None:
+    one, pair, swapped = (
+        load("tiny", CPU).encode([inputs], 8)[0]
+        for inputs in (
+            {"text": "a b c d"},
+            {"text": "a b", "text_pair": "c d"},
+            {"text": "a b", "text_pair": "d c"},
+        )
+    )
+    assert one.fields == pair.fields != swapped.fields and pair.length == swapped.length == 4

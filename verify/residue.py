@@ -88,7 +88,8 @@ def search(
 
     What is part of a retained record, or of a ``declared`` word, is not theirs.
     """
-    kept = [*(record.id.encode() for record in retained), *(record.content() for record in retained), *declared]
+    ids = [form for record in retained for form in _forms(record.id)]  # files have them escaped, too
+    kept = [*ids, *(record.content() for record in retained), *declared]
     needles = [needle for victim in victims for needle in _needles(victim, kept)]
     needles += _groups(victims, retained, kept)
     haystack = Search(needles)

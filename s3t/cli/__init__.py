@@ -15,13 +15,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from s3t.answers import answers, is_text, model_name
+from s3t.answers import model_name
 from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
-from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset, read_inputs
+from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset
 from s3t.cli.options import (
     AnswerColumn,
+    ChoiceColumns,
     Classes,
     Data,
     GroupColumn,
@@ -38,10 +39,11 @@ from s3t.cli.options import (
 )
 from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.planning import plan
+from s3t.cli.predicting import predict
 from s3t.cli.records import duplicates, report_before_training
 from s3t.cli.tuning import tune
 from s3t.engine.mode import Resources
-from s3t.errors import DataError, S3TError
+from s3t.errors import S3TError
 from s3t.orders.rule import HORIZON, RULES
 
 
@@ -126,6 +128,7 @@ def train(
     text: TextColumn = None,
     answer: AnswerColumn = None,
     image: ImageColumn = None,
+    choices: ChoiceColumns = None,
     label: LabelColumn = None,
     id_: IdColumn = None,
     group_by: GroupColumn = None,
@@ -145,7 +148,8 @@ def train(
         {**fields, "max_length": max_length}, recipe or [], None if tuned is None else (tuned, method)
     )
     rule = choose_rule(method, orders, prior, horizon, seed)
-    columns = {"text": text, "answer": answer, "image": image, "label": label, "id": id_, "group": group_by}
+    columns = {"text": text, "answer": answer, "image": image, "choices": choices, "label": label, "id": id_}
+    columns |= {"group": group_by}
     columns |= {"validation": validation, "test": test, "number": number}
     dataset = read_dataset(data, columns, classes, limit)
 
@@ -186,49 +190,7 @@ def train(
     print_result(as_json, result, f"trained {run}: {spent(cost)}")
 
 
-@app.command()
-def predict(
-    run: Run,
-    input_: Annotated[
-        Path | None, typer.Option("--input", help="CSV, JSONL, parquet, or a folder of images (else the test rows).")
-    ] = None,
-    text: Annotated[str, typer.Option(help="Column of the text in --input.")] = "text",
-    answer: Annotated[
-        str | None, typer.Option(help="Column of the answers in --input, of runs that predict text.")
-    ] = None,
-    image: Annotated[str | None, typer.Option(help="Column with paths of images in --input.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Answer for the rows of a file, or the run's test rows (and then print the task's metrics)."""
-    from s3t.data.tasks import metrics_of
-    from s3t.metrics import METRICS, measure
-    from s3t.system import System
-
-    given = None if input_ is None else read_inputs(input_, text, image, answer)
-    with closing(System.open(run)) as system:
-        records = system.evaluation("test") if given is None else []
-        inputs = [record.inputs for record in records] if given is None else list(given.values())
-        if not inputs:
-            raise DataError(f"{input_ or run} holds no rows to classify; give some with --input FILE")
-        scores = system.predict(inputs)
-    found = answers(scores, system.classes)
-    names = [record.id for record in records] if given is None else list(given)
-    kind = "log_likelihood" if is_text(system.classes) else "number" if len(system.classes) == 1 else "class"
-    rows = [
-        {"id": name, kind: system.classes[int(said)] if kind == "class" else said, "scores": numbers}
-        for name, said, numbers in zip(names, found, scores.astype(float).round(6).tolist(), strict=True)
-    ]
-    result: dict[str, Any] = {"n": len(rows), "classes": system.classes, "rows": rows}
-    if records:
-        official = metrics_of(system.config.data["name"], system.classes)
-        result |= measure(official, found, [record.label for record in records])
-        told = ", ".join(f"{name} {result[name]:.4f}" for name in METRICS if name in result)
-        summary = f"{told} on {len(records)} test rows"
-    else:
-        summary = "\n".join(f"{row['id']}\t{row[kind]}" for row in rows)
-    print_result(as_json, result, summary)
-
-
+app.command()(predict)
 app.command()(delete)
 app.command()(duplicates)
 app.command()(certify)

@@ -9,7 +9,7 @@ from typing import Any
 
 from s3t.errors import DataError, LayoutError, RecipeError
 from s3t.orders import Rule
-from s3t.records import Dataset, Inputs, Layout, Recipe, sha256
+from s3t.records import Dataset, Inputs, Layout, Recipe, candidate, sha256
 
 LAYOUT = {"shards": 4, "slices": 3, "budget": 1}
 """What a run gets where nothing is said."""
@@ -115,28 +115,48 @@ def choose_ids(ids: list[str], count: int) -> list[str]:
     return sorted(ids, key=lambda name: sha256(b"s3t any v1\x00" + name.encode()))[:count]
 
 
-def read_inputs(path: Path, text: str, image: str | None, answer: str | None = None) -> dict[str, Inputs]:
+def read_inputs(
+    path: Path, text: str, image: str | None, choices: str | None = None, answer: str | None = None
+) -> dict[str, Inputs]:
     """Return what is to be answered, by name: images of a folder by path, or rows of a file by number from 0.
 
     A file's rows are its column ``text``, with the one called ``answer`` if it is named, or the images at the paths in its
-    column ``image``, below the file's folder. One in the Alpaca format is read as such.
-    Raises DataError if it cannot be read as such.
+    column ``image``, below the file's folder; with ``choices``, columns separated by commas, a row is a question in ``text``,
+    and the choices that are filled in are named as its candidates (:func:`s3t.records.candidate`). A file in the Alpaca format
+    is read as such. Raises DataError if it cannot be read as such.
     """
     from s3t.data.image_folders import SUFFIXES, read_image
     from s3t.data.instructions import has_instructions, prompts
+    from s3t.data.questions import check_alone, choice_columns
     from s3t.data.tables import read_table
 
+    if choices is not None:
+        check_alone(choices, image=image)
     if path.is_dir():
+        if choices is not None:
+            raise DataError(f"{path} is a folder of images, which has no columns to choose from; leave out --choices")
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         return {file.relative_to(path).as_posix(): {"image": read_image(file, path)} for file in files}
     table = read_table(path)
-    if image is None and text == "text" and answer is None and has_instructions(table):
+    if image is None and text == "text" and answer is None and choices is None and has_instructions(table):
         rows = zip(prompts(table), table.column("output"), strict=True)
         return {str(row): {"text": cell, "answer": said} for row, (cell, said) in enumerate(rows)}
     cells = table.column(image or text)
     if answer is not None:
         rows = zip(cells, table.column(answer), strict=True)
         return {str(row): {"text": cell, "answer": said} for row, (cell, said) in enumerate(rows)}
+    if choices is not None:
+        return _candidates(path, cells, {name: table.column(name) for name in choice_columns(choices)})
     if image is None:
         return {str(row): {"text": cell} for row, cell in enumerate(cells)}
     return {str(row): {"image": read_image(path.parent / cell, path.parent)} for row, cell in enumerate(cells)}
+
+
+def _candidates(path: Path, questions: list[str], columns: dict[str, list[str]]) -> dict[str, Inputs]:
+    found: dict[str, Inputs] = {}
+    for row, question in enumerate(questions):
+        there = {name: cells[row] for name, cells in columns.items() if cells[row].strip()}
+        if not there:
+            raise DataError(f"{path}: row {row} has no choice in {', '.join(columns)}; fill one in or drop the row")
+        found |= {candidate(str(row), name): {"text": question, "text_pair": cell} for name, cell in there.items()}
+    return found

@@ -17,6 +17,9 @@ AnswerColumn = Annotated[
     str | None, typer.Option("--answer", help="Column of the text to answer with (local files, hub).")
 ]
 ImageColumn = Annotated[str | None, typer.Option(help="Column with paths of images (local files).")]
+ChoiceColumns = Annotated[
+    str | None, typer.Option(help="Columns of the candidate answers to the question in --text, separated by commas.")
+]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label.")]
 IdColumn = Annotated[str | None, typer.Option("--id", help="Column of the stable id.")]
 GroupColumn = Annotated[str | None, typer.Option(help="Column that says whose a record is: one slot each.")]

@@ -11,6 +11,7 @@ from s3t.answers import model_name
 from s3t.cli.inputs import LAYOUT, choose_recipe, read_dataset, typed
 from s3t.cli.options import (
     AnswerColumn,
+    ChoiceColumns,
     Classes,
     Data,
     GroupColumn,
@@ -48,6 +49,7 @@ def tune(
     text: TextColumn = None,
     answer: AnswerColumn = None,
     image: ImageColumn = None,
+    choices: ChoiceColumns = None,
     label: LabelColumn = None,
     id_: IdColumn = None,
     group_by: GroupColumn = None,
@@ -74,7 +76,8 @@ def tune(
     base, wanted = choose_recipe({}, recipe or []), dict(_values(pair) for pair in grid or [])
     grids = {name: tuning.grid(base, wanted or _usual(name)) for name in methods}
     chosen = tuning.same_budget(grids, trials)
-    columns = {"text": text, "answer": answer, "image": image, "label": label, "id": id_, "group": group_by}
+    columns = {"text": text, "answer": answer, "image": image, "choices": choices, "label": label, "id": id_}
+    columns |= {"group": group_by}
     dataset = read_dataset(data, columns | {"validation": validation, "test": test, "number": number}, classes, limit)
     case = tuning.Case(dataset, load(model_name(model, dataset.classes)), tuple(seed or [100]), engine, precision)
     layouts = {name: Layout(1, 1, 1) if name in UNDIVIDED else Layout(shards, slices, 1) for name in methods}

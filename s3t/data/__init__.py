@@ -27,9 +27,9 @@ def load(spec: str | os.PathLike[str], **columns: Any) -> Dataset:
     """Return the data set that ``spec`` names: a pack, a .csv, .json, .jsonl or .parquet file, a folder of
     images, a folder or name of the hub.
 
-    ``columns`` (text, label, id, classes, validation, test) go to :func:`load_local` or :func:`load_hub`; a file's may stand
-    in the spec itself (``rows.csv?text=sentence``), as a data set's ``source`` has them. Raises DataError for a name
-    that is none of these, and for data that cannot be read as declared.
+    ``columns`` (text, choices, label, id, classes, validation, test) go to :func:`load_local` or :func:`load_hub`; a file's
+    may stand in the spec itself (``rows.csv?text=sentence``), as a data set's ``source`` has them. Raises DataError for a
+    name that is none of these, and for data that cannot be read as declared.
     """
     name = os.fspath(spec)
     if name in PACKS:

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s3t.answers import Range
+from s3t.answers import CANDIDATE, Range
 from s3t.data.image_folders import check_image, read_image
 from s3t.data.numbers import numbers, to_number
+from s3t.data.questions import Form, check_alone, choice_columns, own, records
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
-from s3t.data.tasks import find_task
+from s3t.data.tasks import Task, find_task
 from s3t.errors import DataError, did_you_mean
 from s3t.records import Dataset, Inputs, Record, grouped
 
@@ -34,6 +35,7 @@ def load_hub(
     name: str,
     *,
     text: str | None = None,
+    choices: str | None = None,
     label: str | None = None,
     id: str | None = None,
     group: str | None = None,
@@ -46,54 +48,87 @@ def load_hub(
 
     ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``. A
     column of images, named by ``text`` or the only one where there is no column "text", gives ``{"image": bytes}``.
-    ``id``: column of the ids, else the split and position of the row. ``group``: column that says whose a row is, as in
-    :func:`s3t.data.local.load_local`. Classes are the label feature's own names unless declared; ``number``: the labels are
-    numbers in this range, LOW:HIGH. ``validation``, ``test``: the splits' names. A test split whose labels are hidden (-1) is
-    not used: the validation split is the test then, and validation is a tenth of train by a hash of the id. Rows without
-    text or label are left out. Raises DataError if the data cannot be reached or is not as declared.
+    ``choices``: columns of candidate answers to the question in ``text``, as in :func:`s3t.data.local.load_local`; the rows of
+    a task that has such become several records each. ``id``: column of the ids, else the split and position of the row.
+    ``group``: column that says whose a row is, as in :func:`s3t.data.local.load_local`. Classes are the label feature's own
+    names unless declared; ``number``: the labels are numbers in this range, LOW:HIGH. ``validation``, ``test``: the splits'
+    names. A test split whose labels are hidden (-1) is not used: the validation split is the test then, and validation is a
+    tenth of train by a hash of the id. Rows without text or label are left out. Raises DataError if the data cannot be
+    reached or is not as declared.
     """
     path, _, config = name.partition(":")
     usual, named, form = "validation", label or "label", None
-    if task := find_task(name):
+    task = find_task(name)
+    asked = _questions(task, name, text=text, choices=choices, label=label, id=id, classes=classes, number=number)
+    if task:
         path, config, usual = task.path, task.config, task.validation
         text, named = text or task.columns, label or task.label
         number = task.number if classes is None and number is None else number
         form = task.form if text == task.columns else None
     columns = [column.strip() for column in (text or "text").split(",")]
-    if len(columns) > 2 and form is None:
-        raise DataError(f"text={text!r} names {len(columns)} columns; give one, or two separated by a comma")
+    if len(columns) > (1 if choices else 2) and form is None and not (task and asked):
+        raise DataError(
+            f"text={text!r} names {len(columns)} columns; give one"
+            + (", the question's, beside the choices" if choices else ", or two separated by a comma")
+        )
     with tempfile.TemporaryDirectory(prefix="s3t-hub-") as scratch:  # holds what is made of a local folder, for now
         tables = _load(name, path, config, scratch)
         if "train" not in tables:
             raise DataError(f"data {name!r} has no train split; it has {', '.join(map(str, tables))}")
         train = tables["train"]
-        if text is None:
+        if text is None and not asked:
             columns = _images_in(train) or columns
-        _check_columns(name, train.column_names, [*columns, named, *filter(None, (id, group))])
+        more = choice_columns(choices) if choices else []
+        _check_columns(name, train.column_names, [*columns, *more, named, *filter(None, (id, group))])
         hidden = _HIDDEN if number is None or Range.parse(number).low > -1 else _HIDDEN[:1]
         labelled = {source: _labelled(table, named, hidden) for source, table in tables.items()}
         chosen = _choose_splits(name, labelled, validation, test, usual)
-        own = getattr(train.features[named], "names", None)
-        known = tuple(classes or own or ()) if number is None else numbers(number, classes)
+        own_names = getattr(train.features[named], "names", None)
+        known = (
+            CANDIDATE if asked else tuple(classes or own_names or ()) if number is None else numbers(number, classes)
+        )
         if len(known) < 2 and number is None:
             raise DataError(f"column {named!r} of {name!r} does not name its classes; declare them with --classes")
         parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
         for split, source in chosen.items():
             for position, row in enumerate(_as_files(tables[source])):
+                if _is_hidden(row[named], hidden):
+                    continue
+                whose = str(row[group] or "") if group else None
+                if asked:
+                    place = asked.question(row) if asked.question else f"{position:07d}"
+                    question = str(row[id]) if id else f"{source}-{place}"
+                    for record in records(asked, row, question, whose, repr(name)):
+                        parts[_place(record.id, split, chosen)].append(record)
+                    continue
                 cells = [row[column] for column in columns]
                 inputs = _inputs(cells if form is None else form(cells), Path(path))
-                if row[named] in hidden or not inputs:
+                if not inputs:
                     continue
                 record_id = str(row[id]) if id else f"{source}-{position:07d}"
-                record_id = grouped(str(row[group] or ""), record_id) if group else record_id
+                record_id = record_id if whose is None else grouped(whose, record_id)
                 where = f"record {record_id!r} of {name!r}"
                 if isinstance(shown := inputs.get("image"), bytes):
                     check_image(shown, where)
-                cell = own[row[named]] if own else row[named]
+                cell = own_names[row[named]] if own_names else row[named]
                 answer: int | float = _index(known, str(cell), record_id) if number is None else to_number(cell, where)
-                record = Record(record_id, inputs, answer)
-                parts[_place(record_id, split, chosen)].append(record)
+                parts[_place(record_id, split, chosen)].append(Record(record_id, inputs, answer))
     return Dataset(name, known, tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), source=name)
+
+
+def _questions(task: Task | None, name: str, *, text: str | None, choices: str | None, **more: Any) -> Form | None:
+    """Return how rows are read as candidate answers, or None. DataError for options that do not go with that."""
+    if task and task.questions:
+        odd = [option for option, value in {"text": text, "choices": choices, **more}.items() if value is not None]
+        if odd:
+            raise DataError(f"task {name!r} has questions of a form of its own; leave out {', '.join(odd)}")
+        return task.questions
+    if choices is None:
+        return None
+    if task:
+        raise DataError(f"task {name!r} has no questions with choices; leave out choices")
+    check_alone(choices, classes=more["classes"], number=more["number"])
+    return own(text or "text", choices, more["label"] or "label")
 
 
 def _images_in(table: Any) -> list[str]:
@@ -189,7 +224,12 @@ def _check_columns(name: str, known: Sequence[str], wanted: Sequence[str]) -> No
 
 
 def _labelled(table: Any, label: str, hidden: Sequence[Any]) -> bool:
-    return label in table.column_names and any(value not in hidden for value in table[label])
+    return label in table.column_names and any(not _is_hidden(value, hidden) for value in table[label])
+
+
+def _is_hidden(value: Any, hidden: Sequence[Any]) -> bool:
+    """Say whether a label is one of ``hidden``, or the empty list of a question's answers."""
+    return value in hidden or value == []
 
 
 def _index(known: tuple[str, ...], answer: str, record_id: str) -> int:

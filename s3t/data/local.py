@@ -8,18 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from s3t.answers import is_text
+from s3t.answers import CANDIDATE, is_text
 from s3t.data.image_folders import read_image
 from s3t.data.instructions import has_instructions, prompts, text_classes
 from s3t.data.numbers import numbers, to_number
+from s3t.data.questions import check_alone, choice_columns, right_choice
 from s3t.data.spec import write_spec
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
 from s3t.data.tables import read_table
 from s3t.errors import DataError, did_you_mean
-from s3t.records import SEPARATOR, Dataset, Inputs, Record, grouped
+from s3t.records import SEPARATOR, Dataset, Inputs, Record, candidate, grouped
 
-Raw = tuple[str, str, str]
-"""(id, text or path of an image, class name or what else stands for the label)."""
+Raw = tuple[str, tuple[str, ...], str]
+"""(id; the text, a question and one of its choices, or the path of an image; class name or what else stands for the label)."""
 
 
 def load_local(
@@ -28,6 +29,7 @@ def load_local(
     text: str = "text",
     answer: str | None = None,
     image: str | None = None,
+    choices: str | None = None,
     label: str = "label",
     id: str | None = None,
     group: str | None = None,
@@ -43,8 +45,12 @@ def load_local(
     ..., "answer": ...}``, and labels, classes and numbers mean nothing. A file in the Alpaca format, without a column "text",
     is read so by itself (:mod:`s3t.data.instructions`).
     ``image``: column with paths of images, relative to the file's folder and below it; inputs then are ``{"image": bytes}``.
-    ``id``: column with stable, unique ids; without it a row's id is its position in the file (``row-000001``), so that
-    editing the file later would give other records the ids. ``group``: column that says whose a record is, a person say;
+    ``choices``: two or more columns, separated by commas, with candidate answers to the question in ``text``; each is a record
+    of its own with the inputs ``text`` and ``text_pair``, right or wrong (:data:`s3t.answers.CANDIDATE`), its id made of the
+    row's and the column (:func:`s3t.records.candidate`). ``label`` then says which is right, by its column, its position from
+    0 or its words; an empty cell is a choice that the question does not have. ``id``: column with stable, unique ids; without
+    it a row's id is its position in the file (``row-000001``), so that editing the file later would give other records the
+    ids. ``group``: column that says whose a record is, a person say;
     ids then are grouped (:func:`s3t.records.grouped`), and a group lies in one split and one slot. ``validation``, ``test``:
     files of the never-deletable splits, read with the same columns; a split without a file is a tenth of ``path`` by a hash
     of the id. ``classes``: all labels in index order; without them the sorted labels of validation and test. ``number``:
@@ -52,20 +58,18 @@ def load_local(
     a spec that loads the same again. Raises DataError, naming row or column and a remedy, for anything that cannot be read
     as declared.
     """
+    if choices is not None:
+        check_alone(choices, image=image, classes=classes, number=number)
     files: dict[Split, Path] = {"train": Path(path)}
     if validation is not None:
         files["validation"] = Path(validation)
     if test is not None:
         files["test"] = Path(test)
     _check_apart(files)
-    alpaca = (text, label, answer, image) == ("text", "label", None, None) and has_instructions(
-        read_table(files["train"])
-    )
-    labels = "output" if alpaca else answer or label
-    given = {
-        split: _rows(file, (None if alpaca else image or text, labels, id, group), split)
-        for split, file in files.items()
-    }
+    usual = (text, label, answer, image, choices) == ("text", "label", None, None, None)
+    alpaca = usual and has_instructions(read_table(files["train"]))
+    named = (None if alpaca else image or text, "output" if alpaca else answer or label, id, group)
+    given = {split: _rows(file, named=named, choices=choices, split=split) for split, file in files.items()}
     folders = {row[0]: files[split].parent for split, rows in given.items() for row in rows}
     assign = _assignment(validation is not None, test is not None)
     parts: dict[Split, list[Raw]] = {
@@ -78,15 +82,16 @@ def load_local(
     _check_ids(parts, files)
     if not parts["train"]:
         raise DataError(f"{path} leaves no records to train on after validation and test; give more rows")
+    declared = classes if choices is None else CANDIDATE
     if alpaca or answer is not None:
-        chosen = text_classes(str(path), classes=classes, number=number, image=image)
+        chosen = text_classes(str(path), classes=classes, number=number, image=image, choices=choices)
     else:
-        chosen = _classes(parts, classes, str(path)) if number is None else numbers(number, classes)
+        chosen = _classes(parts, declared, str(path)) if number is None else numbers(number, classes)
     index = {known: position for position, known in enumerate(chosen)}
 
-    def record(row_id: str, words: str, cell: str) -> Record:
+    def record(row_id: str, words: tuple[str, ...], cell: str) -> Record:
         if is_text(chosen):
-            return Record(row_id, {"text": words, "answer": cell}, 0)
+            return Record(row_id, {"text": words[0], "answer": cell}, 0)
         inputs = _inputs(folders[row_id], words, image)
         return Record(
             row_id, inputs, index[cell] if number is None else to_number(cell, f"record {row_id!r} of {path}")
@@ -97,6 +102,7 @@ def load_local(
         "text": None if text == "text" else text,
         "answer": answer,
         "image": image,
+        "choices": choices,
         "label": None if label == "label" else label,
         "id": id,
         "group": group,
@@ -108,8 +114,10 @@ def load_local(
     return Dataset(title, chosen, records["train"], records["validation"], records["test"], source)
 
 
-def _inputs(folder: Path, cell: str, image: str | None) -> Inputs:
-    return {"text": cell} if image is None else {"image": read_image(folder / cell, folder)}
+def _inputs(folder: Path, cells: Sequence[str], image: str | None) -> Inputs:
+    if image is None:
+        return dict(zip(("text", "text_pair"), cells, strict=False))
+    return {"image": read_image(folder / cells[0], folder)}
 
 
 def _word(path: str | Path | None) -> str | None:
@@ -166,7 +174,9 @@ def _classes(parts: Mapping[Split, Sequence[Raw]], declared: Sequence[str] | Non
     return chosen
 
 
-def _rows(path: Path, named: tuple[str | None, str, str | None, str | None], split: Split) -> list[Raw]:
+def _rows(
+    path: Path, *, named: tuple[str | None, str, str | None, str | None], choices: str | None, split: Split
+) -> list[Raw]:
     """Return a file's rows. The first of the columns ``named`` is None for prompts made of instructions."""
     text, label, id_column, group = named
     table = read_table(path)
@@ -191,7 +201,25 @@ def _rows(path: Path, named: tuple[str | None, str, str | None, str | None], spl
         for column, cell in ((text or "instruction", words.strip()), (label, answer.strip())):
             if not cell:
                 raise DataError(f"{path}: row {number} ({row_id!r}) has no {column!r}; drop it or fill it in")
-    return list(zip(ids, *columns, strict=True))
+    if choices is not None:
+        return _candidates(path, ids, columns, choices)
+    return [(row_id, (words,), answer) for row_id, words, answer in zip(ids, *columns, strict=True)]
+
+
+def _candidates(path: Path, ids: Sequence[str], columns: Sequence[Sequence[str]], choices: str) -> list[Raw]:
+    """Return every row's choices as records of their own; ``columns``: the questions, and what says which choice is right."""
+    names, table = choice_columns(choices), read_table(path)
+    found: list[Raw] = []
+    options = zip(*(table.column(name) for name in names), strict=True)
+    for number, (row_id, question, label, cells) in enumerate(zip(ids, *columns, options, strict=True), start=1):
+        try:
+            right = right_choice(label, names, cells)
+        except DataError as error:
+            raise DataError(f"{path}: row {number} ({row_id!r}): {error}") from error
+        for name, cell in zip(names, cells, strict=True):
+            if cell.strip():
+                found.append((candidate(row_id, name), (question, cell), CANDIDATE[name == right]))
+    return found
 
 
 def _grouped(path: Path, groups: Sequence[str], column: str, ids: Sequence[str]) -> list[str]:

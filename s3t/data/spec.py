@@ -11,7 +11,10 @@ from urllib.parse import parse_qs, urlencode
 
 from s3t.errors import DataError, did_you_mean
 
-OPTIONS = ("text", "answer", "image", "label", "id", "group", "classes", "number", "validation", "test", "name")
+OPTIONS = (
+    *("text", "answer", "image", "choices", "label", "id", "group", "classes", "number", "validation", "test"),
+    "name",
+)
 """The options of :func:`s3t.data.local.load_local`."""
 
 

@@ -1,8 +1,7 @@
 """Tasks of published benchmarks by name: where the hub has them, their columns, and their official metrics.
 
-GLUE (Wang et al. 2018) and SuperGLUE (Wang et al. 2019), as far as a task asks for a class or a number for a text or a pair
-of texts, and image sets (MNIST, LeCun et al. 1998; Fashion-MNIST, Xiao et al. 2017; CIFAR, Krizhevsky 2009; Tiny ImageNet, Le
-and Yang 2015).
+GLUE (Wang et al. 2018) and SuperGLUE (Wang et al. 2019), and image sets (MNIST, LeCun et al. 1998; Fashion-MNIST, Xiao et al.
+2017; CIFAR, Krizhevsky 2009; Tiny ImageNet, Le and Yang 2015).
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s3t.answers import is_text
+from s3t.answers import CANDIDATE, is_text
+from s3t.data.questions import Form, of_copa, of_multirc, of_record, question_of_multirc
 from s3t.errors import DataError, did_you_mean
 from s3t.metrics import OF_NUMBERS, OF_TEXTS
 
@@ -22,7 +22,8 @@ GLUE, SUPERGLUE = "nyu-mll/glue", "aps/super_glue"
 class Task:
     """``path`` and ``config`` on the hub, one or two text ``columns`` or one of images, names in :mod:`s3t.metrics`,
     validation's split, the ``label`` column; ``number``: the range of a task whose answers are numbers. ``form``: makes one or
-    two texts of the cells of ``columns``, where a task has more of them.
+    two texts of the cells of ``columns``, where a task has more of them. ``questions``: reads candidate answers from
+    a row, which then is several records, or one of those of a question (:mod:`s3t.data.questions`).
     """
 
     path: str
@@ -33,6 +34,7 @@ class Task:
     label: str = "label"
     number: str | None = None
     form: Callable[[Sequence[Any]], Sequence[str]] | None = None
+    questions: Form | None = None
 
 
 def word_in_two_sentences(cells: Sequence[Any]) -> tuple[str, str]:
@@ -69,6 +71,24 @@ TASKS: Mapping[str, Task] = {
     "glue/wnli": Task(GLUE, "wnli", "sentence1,sentence2"),
     "superglue/boolq": Task(SUPERGLUE, "boolq", "question,passage"),
     "superglue/cb": Task(SUPERGLUE, "cb", "premise,hypothesis", ("macro_f1", "accuracy")),
+    "superglue/copa": Task(
+        SUPERGLUE, "copa", "premise,question,choice1,choice2", ("choice_accuracy",), questions=Form(of_copa)
+    ),
+    "superglue/multirc": Task(
+        SUPERGLUE,
+        "multirc",
+        "paragraph,question,answer,idx",
+        ("f1a", "question_em"),
+        questions=Form(of_multirc, question_of_multirc),
+    ),
+    "superglue/record": Task(
+        SUPERGLUE,
+        "record",
+        "passage,query,entities",
+        ("answer_f1", "answer_em"),
+        label="answers",
+        questions=Form(of_record),
+    ),
     "superglue/rte": Task(SUPERGLUE, "rte", "premise,hypothesis"),
     "superglue/wic": Task(SUPERGLUE, "wic", "word,sentence1,sentence2", form=word_in_two_sentences),
     "superglue/wsc": Task(SUPERGLUE, "wsc", "text,span1_text,span1_index,span2_text,span2_index", form=marked_spans),
@@ -78,23 +98,13 @@ TASKS: Mapping[str, Task] = {
     "images/cifar100": Task("uoft-cs/cifar100", "", "img", label="fine_label"),
     "images/tiny-imagenet": Task("zh-plus/tiny-imagenet", "", "image", validation="valid"),
 }
-OTHER_KINDS: Mapping[str, str] = {
-    "superglue/copa": "multiple choice",
-    "superglue/multirc": "several answers to a question",
-    "superglue/record": "a choice among the entities of a text",
-}
-"""Tasks of the same benchmarks that are of a kind which this version does not train."""
 
 
 def find_task(name: str) -> Task | None:
-    """Return the task of this name, None if it names no benchmark. DataError for a task that is unknown or of another kind."""
+    """Return the task of this name, None if it names no benchmark. DataError for an unknown task."""
     benchmark, _, task = name.partition("/")
     if benchmark not in ("glue", "superglue", "images") or ":" in name:
         return None
-    if name in OTHER_KINDS:
-        raise DataError(
-            f"task {name!r} is {OTHER_KINDS[name]}; this version trains classes or a number, of a text or of two"
-        )
     known = [known.partition("/")[2] for known in TASKS if known.startswith(f"{benchmark}/")]
     if name not in TASKS:
         raise DataError(f"task {name!r} is unknown{did_you_mean(task, known)}; {benchmark} has {', '.join(known)}")
@@ -104,11 +114,14 @@ def find_task(name: str) -> Task | None:
 def metrics_of(data: str, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the official metrics of a data set, or of a part of it, by name.
 
-    For what belongs to no benchmark accuracy; where its ``classes`` say numbers or texts, those of numbers or of texts.
+    For what belongs to no benchmark accuracy; where its ``classes`` say numbers or texts, those of numbers or of texts, and
+    where they are those of candidate answers, accuracy over questions.
     """
     whole = data.partition("[")[0]  # a part is called glue/mrpc[800]
     if whole in TASKS:
         return TASKS[whole].metrics
     if is_text(classes):
         return OF_TEXTS
+    if tuple(classes) == CANDIDATE:
+        return ("choice_accuracy",)
     return OF_NUMBERS if len(classes) == 1 else ("accuracy",)

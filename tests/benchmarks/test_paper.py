@@ -16,7 +16,7 @@ from benchmarks.rows import PROFILES as KNOWN
 from benchmarks.rows import Row
 from benchmarks.test_paper import NO_DEVICE, lacking, train
 from s3t.backbone import Backbone
-from s3t.data.tasks import OTHER_KINDS, TASKS
+from s3t.data.tasks import TASKS
 from s3t.graph import nodes
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe, Record
@@ -42,7 +42,6 @@ def test_all_tasks_of_the_paper_are_cases() -> None:
         assert case.recipe_of("retrain-full").lr == FULL.lr
         known = case.data in TASKS
         assert bool(case.lacks) is not known, case.name
-        assert (case.data in OTHER_KINDS) is (bool(case.lacks) and case.data.startswith("superglue/")), case.name
     assert {layout.budget for layout in GROWN[0].layouts} == set(BUDGETS)
 
 

@@ -350,6 +350,18 @@ def test_a_group_of_which_nothing_is_left(tmp_path: Path, place: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [str.encode, lambda name: json.dumps(name).encode()], ids=["raw", "JSON"])
+def test_a_retained_id_that_begins_like_a_deleted_one(
+    tmp_path: Path, place: Path, form: Callable[[str], bytes]
+) -> None:
+    """Group `user name 3` is gone and `user name 31` is not, as files write either."""
+    gone, left = victim("user name 3\x1frow", text="x"), victim("user name 31\x1frow", text="y")
+    (place / "log").write_bytes(b".." + form(left.id) + b"..")
+    assert told(tmp_path, gone, retained=[left]) == []
+    (place / "log").write_bytes(b".." + form(left.id) + form(gone.id) + b"..")
+    assert {file for _, file in told(tmp_path, gone, retained=[left])} == {"deep/log"}
+
+
+@pytest.mark.parametrize("form", [str.encode, lambda name: json.dumps(name).encode()], ids=["raw", "JSON"])
 def test_an_id_that_json_escapes_is_found_either_way(tmp_path: Path, place: Path, form: Callable[[str], bytes]) -> None:
     name = 'so\x1fme "body"'
     (place / "log").write_bytes(b".." + form(name) + b"..")
