@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import painters, panels, planning, speed, survival
+from benchmarks import designs, painters, panels, planning, speed, survival
 from benchmarks.rows import read
 from benchmarks.style import STYLE
 from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
@@ -87,6 +87,7 @@ STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
     "planner": ("planning", planning.METRIC, planning.paint),
     "training": ("engine", speed.FASTER, speed.training),
     "ablation": ("engine", speed.PARTS, speed.ablation),
+    "design": ("design", designs.FULL, designs.paint),
     "serving": ("serving", speed.TOGETHER, speed.serving),
     "deletion": ("deletion", speed.DELETED, speed.deletion),
 }
