@@ -50,6 +50,9 @@ def draw(rows_folder: Path, out_folder: Path, *, include_dirty: bool = False, pr
                     log.warning("no rows of %s for %s: its figure is not drawn", metric, setting)
                     continue
                 figure = paint(table, rows, setting)
+                if figure is None:
+                    log.warning("no pairs of S3T and others for %s: %s is not drawn", setting, title)
+                    continue
                 drawn.append(_save(figure, rows, out_folder / f"{title}-{setting.slug}.png"))
     return drawn
 
@@ -70,9 +73,10 @@ def _save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-Painter = Callable[[pd.DataFrame, pd.DataFrame, Setting], Figure]
+Painter = Callable[[pd.DataFrame, pd.DataFrame, Setting], Figure | None]
 FIGURES: dict[str, tuple[str, str, bool, Painter]] = {
     "accuracy-by-deletions": ("accuracy", "test accuracy", True, painters.accuracy),
+    "area-by-method": ("accuracy", "test accuracy", True, panels.area),
     "cost-by-deletions": ("cost", "record passes", True, painters.cost),
     "accuracy-by-method": ("accuracy", "test accuracy", False, painters.healthy),
     "storage-by-method": ("storage", "bytes stored", False, painters.storage),

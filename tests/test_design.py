@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from typer.testing import CliRunner
@@ -13,12 +14,14 @@ from typer.testing import CliRunner
 from baselines.methods import make_plan
 from s3t import S3T
 from s3t.backbone import Backbone
+from s3t.building import Builder
 from s3t.cli import app
 from s3t.design import PAPER, Design
 from s3t.errors import LayoutError
 from s3t.graph import Node, node_key
 from s3t.plan import Plan, s3t_plan, top_down_blocks
 from s3t.records import Layout, Recipe, Record
+from s3t.system import System
 from verify.audit import audit
 from verify.evidence import read_evidence
 from verify.laboratory import RunLab
@@ -149,7 +152,7 @@ def _system(folder: Path, tiny: Backbone, design: Design, **how: Any) -> S3T:
     return S3T(folder, Layout(2, 3, 2), design=design, evaluation=((), probes), allow_empty=True, **given, **how)
 
 
-def _holds(system: S3T, records: list[Record], levels: tuple[str, ...], **how: Any) -> None:
+def _holds(system: System, records: list[Record], levels: tuple[str, ...], **how: Any) -> None:
     lab = RunLab(read_evidence(system.path))
     report = audit(system, system.path, levels=levels, records=records, lab=lab, isolate=False, **how)
     assert report.verdict is Verdict.HOLDS, report.dumps()
@@ -202,6 +205,51 @@ def test_empty_slices_of_a_plan_that_is_not_cumulative(tiny: Backbone, tmp_path:
     _holds(system, records, ("E0", "E1a"), scope="surviving")
     system.delete([records[0].id])
     _holds(system, records, ("E0", "E1a", "E1b"), scope="surviving")
+    system.close()
+
+
+def _violated(system: System, level: str) -> str:
+    lab = RunLab(read_evidence(system.path))
+    report = audit(system, system.path, levels=(level,), records=_records(), lab=lab, isolate=False, scope="surviving")
+    assert report.verdict is Verdict.VIOLATED, report.dumps()
+    return "\n".join(finding.message for finding in report.findings if finding.verdict is Verdict.VIOLATED)
+
+
+def test_rows_of_earlier_slices_are_found_where_none_are_declared(tiny: Backbone, tmp_path: Path) -> None:
+    """The planner reads the whole prefix in spite of what the plan says."""
+    system = _system(tmp_path / "run", tiny, Design(cumulative=False))
+    with patch.object(Plan, "pieces", lambda plan, prefix: prefix):
+        system.fit(_records())
+    assert "records were read that are not its own" in _violated(system, "E0")
+    system.close()
+
+
+@pytest.mark.parametrize("engine", ["reference", "fast"])
+def test_a_head_that_goes_on_in_spite_of_the_plan_is_found(tiny: Backbone, tmp_path: Path, engine: str) -> None:
+    system = _system(tmp_path / "run", tiny, Design(fresh_head=True), engine=engine, precision="float32")
+    real = Builder.assignment
+
+    def stale(self: Any, plan: Plan, node: Node, stored: Any) -> Any:
+        given = real(self, plan, node, stored)
+        stages = [dataclasses.replace(stage, fresh_head=False) for stage in given.task.stages]
+        return dataclasses.replace(given, task=dataclasses.replace(given.task, stages=stages))
+
+    with patch.object(Builder, "assignment", stale):
+        system.fit(_records())
+    _holds(system, _records(), ("E0",), scope="surviving")
+    assert "differ" in _violated(system, "E1a")
+    system.close()
+
+
+@pytest.mark.parametrize("declared", [Design(bottom_up=True), Design((1, 3, 1)), Design(fresh_head=True)])
+def test_stages_that_the_declared_design_does_not_give_are_found(
+    declared: Design, tiny: Backbone, tmp_path: Path
+) -> None:
+    plan = dataclasses.replace(s3t_plan(Layout(2, 3, 2), RECIPE, tiny.layers), design=declared)
+    about: dict[str, Any] = {"model": tiny, "classes": ("a", "b", "c"), "allow_empty": True}
+    system = System.create(tmp_path / "run", plan, RECIPE, **about)
+    system.fit(_records())
+    assert "plan: stage " in _violated(system, "E0")
     system.close()
 
 

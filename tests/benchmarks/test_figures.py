@@ -215,6 +215,7 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
         *(f"{name}-quick.png" for name in ("layouts", "survival", "orders", "streams", "service", "planner")),
         *(f"{name}-quick.png" for name in ("training", "ablation", "design", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
+        "area-by-method-quick-trec6-600-minilm-4x3.png",
         "cost-by-deletions-quick-trec6-600-minilm-4x3.png",
         "accuracy-by-method-quick-trec6-600-minilm-4x3.png",
         "storage-by-method-quick-trec6-600-minilm-4x3.png",
