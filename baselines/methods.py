@@ -7,6 +7,7 @@ from functools import partial
 from types import MappingProxyType
 
 from baselines.plans import retrain, sequential, sisa
+from s3t.design import Design
 from s3t.errors import LayoutError, did_you_mean
 from s3t.orders import Rule
 from s3t.plan import MakePlan, Plan, s3t_plan
@@ -47,11 +48,17 @@ def find(method: str) -> MakePlan:
     return METHODS[method]
 
 
-def make_plan(method: str, layout: Layout, recipe: Recipe, layers: int, rule: Rule | None = None) -> Plan:
+def make_plan(
+    method: str, layout: Layout, recipe: Recipe, layers: int, rule: Rule | None = None, design: Design | None = None
+) -> Plan:
     """Return the plan of ``method`` for a model of ``layers`` layers; undivided methods pay no heed to ``layout``.
 
-    ``rule``: how the orders are chosen, cyclic if None. Raises LayoutError for an unknown method, for a layout that the
-    model cannot carry, and for a rule that does not fit the slices.
+    ``rule``: how the orders are chosen, cyclic if None. ``design``: how S3T's blocks lie, as in the paper if None. Raises
+    LayoutError for an unknown method, for a layout or a design that the model cannot carry, for a design of another method
+    than S3T, and for a rule that does not fit the slices.
     """
-    plan = find(method)(layout, recipe, layers)
+    make = find(method)
+    if design is not None and method != "s3t":
+        raise LayoutError(f"{method} has no blocks to lay out ({design or 'a design'}): that is for s3t; leave it out")
+    plan = make(layout, recipe, layers) if design is None else s3t_plan(layout, recipe, layers, design)
     return plan if rule is None else plan.ordered_by(rule)

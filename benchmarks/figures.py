@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import painters, panels, planning, speed, survival
+from benchmarks import designs, painters, panels, planning, speed, survival
 from benchmarks.rows import read
 from benchmarks.style import STYLE
 from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
@@ -50,6 +50,9 @@ def draw(rows_folder: Path, out_folder: Path, *, include_dirty: bool = False, pr
                     log.warning("no rows of %s for %s: its figure is not drawn", metric, setting)
                     continue
                 figure = paint(table, rows, setting)
+                if figure is None:
+                    log.warning("no pairs of S3T and others for %s: %s is not drawn", setting, title)
+                    continue
                 drawn.append(_save(figure, rows, out_folder / f"{title}-{setting.slug}.png"))
     return drawn
 
@@ -70,9 +73,10 @@ def _save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-Painter = Callable[[pd.DataFrame, pd.DataFrame, Setting], Figure]
+Painter = Callable[[pd.DataFrame, pd.DataFrame, Setting], Figure | None]
 FIGURES: dict[str, tuple[str, str, bool, Painter]] = {
     "accuracy-by-deletions": ("accuracy", "test accuracy", True, painters.accuracy),
+    "area-by-method": ("accuracy", "test accuracy", True, panels.area),
     "cost-by-deletions": ("cost", "record passes", True, painters.cost),
     "accuracy-by-method": ("accuracy", "test accuracy", False, painters.healthy),
     "storage-by-method": ("storage", "bytes stored", False, painters.storage),
@@ -87,6 +91,7 @@ STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
     "planner": ("planning", planning.METRIC, planning.paint),
     "training": ("engine", speed.FASTER, speed.training),
     "ablation": ("engine", speed.PARTS, speed.ablation),
+    "design": ("design", designs.FULL, designs.paint),
     "serving": ("serving", speed.TOGETHER, speed.serving),
     "deletion": ("deletion", speed.DELETED, speed.deletion),
 }

@@ -1,4 +1,4 @@
-"""Painters of the streams of requests on real systems, and of what a slice in service is worth."""
+"""Painters of the streams of requests on real systems, what a slice in service is worth, and S3T against the others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
+from benchmarks.area import areas, differences, gaps
 from benchmarks.painters import PLOT, look, page
-from benchmarks.summary import extra, label
+from benchmarks.summary import Setting, extra, label
 
 MARKERS = {"derived": ("formula", "|", 15), "simulated": ("simulation", "o", 9), "measured": ("real system", "D", 6)}
 
@@ -99,4 +100,43 @@ def worth(rows: pd.DataFrame) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=10)
+    return figure
+
+
+def area(table: pd.DataFrame, rows: pd.DataFrame, setting: Setting) -> Figure | None:
+    """S3T minus every other method in points, in pairs by seed: mean accuracy over deletions, and at full health.
+
+    None if no other method shares a seed with S3T.
+    """
+    found = areas(rows)
+    after = [] if found is None else differences(found)
+    lines = [(f"{label(*d.theirs)}\nat full health", d) for d in gaps(rows)]
+    lines += [(f"{label(*d.theirs)}", d) for d in after]
+    if not lines:
+        return None
+    names = list(dict.fromkeys(name for name, _ in lines))
+    budgets = sorted({d.ours[1] for _, d in lines})
+    span = "" if found is None else f" · mean over {found.first:.0f} to {found.last:.0f} deletions"
+    figure = page("S3T minus the others, on the same requests", f"{setting}{span} · 95% interval over seeds")
+    axes = figure.add_axes((0.205, PLOT[1], 0.57, PLOT[3]), xlabel="Mean test accuracy, S3T minus the other (points)")
+    axes.axvline(0.0, color="#888888", lw=1.2)
+    for place, budget in enumerate(budgets):
+        mine = [(name, d) for name, d in lines if d.ours[1] == budget]
+        shift = 0.5 * ((place + 0.5) / len(budgets) - 0.5)
+        spread = [[d.points - (d.points if d.low is None else d.low) for _, d in mine]]
+        spread += [[(d.points if d.high is None else d.high) - d.points for _, d in mine]]
+        axes.errorbar(
+            [d.points for _, d in mine],
+            [names.index(name) + shift for name, _ in mine],
+            xerr=spread,
+            ls="",
+            capsize=3,
+            lw=1.4,
+            label=f"{label('s3t', budget)}\n(n = {min(d.n for _, d in mine)})",
+            **look("s3t", budget),
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0, labelspacing=0.9)
     return figure

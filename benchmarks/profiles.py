@@ -54,6 +54,7 @@ class Profile:
     benchmark compares modes.
     ``engine_data``: where engines are compared; ``engine_rounds``: how often the parts of the engine, and growth, are timed, on
     the first of these (0: not at all, nor profiled); ``engine_growth``: numbers of training records at which a node is timed;
+    ``designs``: whether S3T's own choices are turned one at a time.
     ``engine_tuning``: rows per trial when the stock pipeline is tuned, over few combinations or ``engine_grid``.
     """
 
@@ -86,6 +87,7 @@ class Profile:
     engine_growth: tuple[int, ...] = (60, 120, 240)
     engine_tuning: int = 96
     engine_grid: bool = False
+    designs: bool = False
 
     def recipe(self, method: str) -> Recipe:
         """Return the recipe of a method: its own if it has one, else that of its kind of training."""
@@ -124,6 +126,7 @@ PROFILES: dict[str, Profile] = {
         engine_rounds=2,
         engine_growth=(24, 48),
         engine_tuning=32,
+        designs=True,
         recipes=dict.fromkeys(("s3t", "sequential", "sisa-lora", "sisa-lora-lazy", "retrain-lora"), _SHORT),
     ),
     "quick": Profile(
@@ -173,6 +176,7 @@ PROFILES: dict[str, Profile] = {
         engine_data=(Comparison("trec6", (1000, 0, 982), 5, True), Comparison("newsgroups", (240, 0, 500), 3)),
         engine_rounds=3,
         engine_growth=(270, 540, 1080),
+        designs=True,
     ),
     "full": Profile(
         name="full",
@@ -212,6 +216,7 @@ PROFILES: dict[str, Profile] = {
         engine_growth=(270, 540, 1080, 2160, 4320),
         engine_tuning=512,
         engine_grid=True,
+        designs=True,
     ),
 }
 PROFILES["vision"] = replace(

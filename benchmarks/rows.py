@@ -50,6 +50,7 @@ Question = Literal[
     "engine",
     "serving",
     "deletion",
+    "design",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 PROFILES = ("smoke", "quick", "health", "vision", "paper", "full")

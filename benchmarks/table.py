@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.rows import Row
+from benchmarks.area import areas, differences, gaps
+from benchmarks.rows import Row, interval
 from benchmarks.summary import CAPACITY, Setting, failures, label, means, rank, readable_bytes, settings
 
 ABSENT = "-"
@@ -30,7 +31,9 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
     ``rows``: a frame as :func:`benchmarks.rows.read` returns it, or rows. All of them are shown: choose before, with
     :func:`benchmarks.summary.published`, what may be. Capacity is in requests until no shard is live; n counts the seeds
     behind the accuracy at health; accuracy after deletions counts a seed with nothing to serve as 0 % and says how many
-    those are. A table is wider than ``width`` rather than cut short. What failed is listed below with its reason.
+    those are. The mean over deletions is the normalised area (:mod:`benchmarks.area`); below a table stand S3T's differences
+    to the others, in pairs by seed. A table is wider than ``width`` rather than cut short. What failed is listed below with
+    its reason.
     """
     frame = rows if isinstance(rows, pd.DataFrame) else _frame(rows)
     text = io.StringIO()
@@ -43,6 +46,8 @@ def render(rows: pd.DataFrame | Sequence[Row], *, width: int = 140) -> str:
         bears = capacity[layout.loc[capacity.index] & (capacity["profile"] == setting.profile)]
         covered |= frame.index.isin(bears.index)
         _show(console, _table(str(setting), here, bears))
+        for line in _pairs(here):
+            console.print(line, markup=False, soft_wrap=True)
     rest = capacity[~covered.loc[capacity.index]]
     for (profile, shards, slices), bears in rest.groupby(["profile", "shards", "slices"]):
         setting = Setting(str(profile), "", "", int(str(shards)), int(str(slices)))
@@ -76,6 +81,7 @@ def _table(title: str, here: pd.DataFrame, bears: pd.DataFrame) -> Table:
         "stored": {key: readable_bytes(mean) for key, mean in stored.items()},
         "accuracy\nat health": _cells(accuracy, "{:.1%}"),
         "n": {key: f"{n:.0f}" for key, n in _by_method(accuracy, "n").items()},
+        **_areas(here),
         f"accuracy\nafter {last}": after,
     }
     columns = {header: cells for header, cells in columns.items() if cells}
@@ -88,6 +94,28 @@ def _table(title: str, here: pd.DataFrame, bears: pd.DataFrame) -> Table:
     for key in sorted(keys, key=lambda key: rank(*key)):
         table.add_row(escape(label(*key)), *(escape(cells.get(key, ABSENT)) for cells in columns.values()))
     return table
+
+
+def _areas(here: pd.DataFrame) -> dict[str, dict[Key, str]]:
+    """Return the column of areas, none where methods have no range of deletions in common."""
+    found = areas(here)
+    if found is None:
+        return {}
+    cells = {}
+    for key, by_seed in found.by_seed.items():
+        mean, _, high = interval(list(by_seed.values()))
+        cells[key] = f"{mean:.1%}" + (f" ±{high - mean:.1%}" if high is not None and high > mean else "")
+    return {f"mean over\n{found.first:.0f} to {found.last:.0f}": cells}
+
+
+def _pairs(here: pd.DataFrame) -> list[str]:
+    """Return S3T's gap at full health and differences of areas, a line each."""
+    found = areas(here)
+    lines = [(f"at full health, {label(*d.ours)} minus {label(*d.theirs)}", d) for d in gaps(here)]
+    if found is not None:
+        span = f"mean over {found.first:.0f} to {found.last:.0f} deletions"
+        lines += [(f"{span}, {label(*d.ours)} minus {label(*d.theirs)}", d) for d in differences(found)]
+    return [f"{words}: {d} (n = {d.n})" for words, d in lines]
 
 
 def _show(console: Console, table: Table) -> None:

@@ -71,7 +71,7 @@ def train(case: Tuned, folder: Path) -> list[tuple[str, int, str, float, int]]:
     dataset, backbone = data.load(case.data), load(case.model)
     official, out = metrics_of(dataset.name, dataset.classes)[0], []
     for method in case.methods:
-        mode = {"engine": "fast", "precision": "auto"}
+        mode: dict[str, Any] = {"engine": "fast", "precision": "auto"}
         system = describe(
             folder / method, method, _layout(case, method), case.recipe_of(method), backbone, dataset, 0, **mode
         )

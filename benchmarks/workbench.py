@@ -23,6 +23,7 @@ from benchmarks.rows import Row, RowSet, header, rewrite, write
 from benchmarks.synthetic import synthetic
 from s3t import data as sources
 from s3t.backbone import Backbone, load
+from s3t.design import Design
 from s3t.engine.mode import Mode, choose
 from s3t.records import Dataset, Layout, Recipe
 from s3t.system import System
@@ -91,7 +92,7 @@ class Workbench:
     def fresh(self, folder: Path, method: str, budget: int, data: str, seed: int) -> System:
         """Return a system that is described but not fitted."""
         recipe, layout = self.profile.recipe(method), self.layout(method, budget)
-        mode = {"engine": self.mode.engine, "precision": self.mode.precision}
+        mode: dict[str, Any] = {"engine": self.mode.engine, "precision": self.mode.precision}
         return describe(folder, method, layout, recipe, self.backbone, self.dataset(data), seed, **mode)
 
     def layout(self, method: str, budget: int) -> Layout:
@@ -143,12 +144,16 @@ def describe(
     backbone: Backbone,
     data: Dataset,
     seed: int,
+    design: Design | None = None,
     **how: Any,
 ) -> System:
-    """Return a system of any method on ``data``, with :func:`slot_key`. ``how``: further arguments of System.create."""
+    """Return a system of any method on ``data``, with :func:`slot_key`. ``how``: further arguments of System.create.
+
+    ``design``: how S3T's blocks lie, as in the paper if None.
+    """
     return System.create(
         folder,
-        make_plan(method, layout, recipe, backbone.layers),
+        make_plan(method, layout, recipe, backbone.layers, design=design),
         recipe,
         model=backbone,
         classes=data.classes,

@@ -169,8 +169,7 @@ class Builder:
 
     def node_rows(self, plan: Plan, node: Node) -> list[StoredRow]:
         """Read the node's retained rows: those of all slices of its prefix, or of its last slice alone."""
-        pieces = node.prefix if plan.cumulative else node.prefix[-1:]
-        return self.rows.read([(node.shard, piece) for piece in pieces])
+        return self.rows.read([(node.shard, piece) for piece in plan.pieces(node.prefix)])
 
     def seeds(self, node: Node) -> Seeds:
         """Return the node's seeds, from its identity."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from s3t.plan import Plan, Stage
@@ -103,7 +103,7 @@ def node_key(
                 "parent": parent_key,
                 "shard": node.shard,
                 "prefix": list(node.prefix),
-                "stage": {**asdict(stage), "layers": list(stage.layers)},
+                "stage": stage.to_json(),
                 "rows": list(commitments),
                 "recipe": recipe.to_json(),
                 "seed": run_seed,

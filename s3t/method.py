@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s3t.describing import base_model, describe
+from s3t.design import PAPER, Design
 from s3t.engine.mode import Resources, choose
 from s3t.orders import Rule
 from s3t.plan import s3t_plan
@@ -22,8 +23,9 @@ class S3T(System):
 
     ``S3T("runs/demo", Layout(shards=4, slices=3, budget=3), model="minilm", classes=data.classes)`` describes it;
     ``fit`` trains it, ``S3T.open("runs/demo")`` opens it again. ``rule``: how the orders are chosen, cyclic if None
-    (:class:`s3t.orders.Rule`). ``engine``, ``precision``, ``resources``: see
-    :mod:`s3t.engine.mode`. Raises LayoutError if there are more slices than layers, or if the rule does not fit them.
+    (:class:`s3t.orders.Rule`). ``design``: how the blocks lie (:class:`s3t.design.Design`). ``engine``, ``precision``,
+    ``resources``: see :mod:`s3t.engine.mode`. Raises LayoutError if there are more slices than layers, or if the rule or the
+    design does not fit them.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class S3T(System):
         model: str | Backbone = "minilm",
         recipe: Recipe | None = None,
         rule: Rule | None = None,
+        design: Design = PAPER,
         seed: int = 0,
         key: bytes | None = None,
         evaluation: Evaluation = ((), ()),
@@ -44,7 +47,7 @@ class S3T(System):
         resources: Resources | None = None,
     ) -> None:
         backbone, recipe = base_model(model), recipe or Recipe()
-        plan = s3t_plan(layout, recipe, backbone.layers)
+        plan = s3t_plan(layout, recipe, backbone.layers, design)
         plan = plan if rule is None else plan.ordered_by(rule)
         config = describe(plan, recipe, backbone, {"classes": list(classes)}, seed, choose(engine, precision))
         rest: Any = {"backbone": backbone, "allow_empty": allow_empty, "resources": resources}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from s3t.design import PAPER, Design
 from s3t.errors import LayoutError
 from s3t.orders import Rule, cyclic
 from s3t.orders.rule import CYCLIC
@@ -20,19 +21,28 @@ class Stage:
     """What one stage trains: an adapter ``kind`` on ``layers`` (indices from the input side), for ``epochs``.
 
     Two stages with the same ``adapter`` name continue the same tensors; a new name adds a block beside the frozen ones.
+    ``fresh_head``: the stage does not continue the head of the stage before, it begins with one of its own seed.
     """
 
     adapter: str
     kind: Literal["lora", "full"]
     layers: tuple[int, ...]
     epochs: float
+    fresh_head: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stage as JSON values; ``fresh_head`` only if it is so."""
+        raw = {**asdict(self), "layers": list(self.layers)}
+        if not self.fresh_head:
+            del raw["fresh_head"]
+        return raw
 
 
 @dataclass(frozen=True)
 class Plan:
     """A method as data: layout, orders (the same for every shard), one stage per slice, and when deletions retrain.
 
-    ``rule`` says how the orders were chosen; the orders themselves are what counts.
+    ``rule`` says how the orders were chosen, ``design`` how S3T's stages were; orders and stages themselves are what counts.
 
     ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. Raises LayoutError if an order is
     not a permutation of the slices, if orders repeat, or if stages do not match the slices.
@@ -43,8 +53,8 @@ class Plan:
     orders: tuple[Order, ...]
     stages: tuple[Stage, ...]
     eager: bool = False
-    cumulative: bool = True
     rule: Rule = CYCLIC
+    design: Design = PAPER
 
     def __post_init__(self) -> None:
         if len(self.stages) != self.layout.slices:
@@ -56,6 +66,15 @@ class Plan:
         for order in self.orders:
             if sorted(order) != list(range(self.layout.slices)):
                 raise LayoutError(f"order {order} is not a permutation of the slices 0..{self.layout.slices - 1}")
+
+    @property
+    def cumulative(self) -> bool:
+        """Whether a node reads all slices of its prefix, or its last slice alone."""
+        return self.design.cumulative
+
+    def pieces(self, prefix: Order) -> Order:
+        """Return the slices whose records the node of ``prefix`` reads."""
+        return prefix if self.cumulative else prefix[-1:]
 
     def ordered_by(self, rule: Rule) -> Plan:
         """Return the plan with the orders that ``rule`` chooses. LayoutError if it cannot choose as many."""
@@ -83,19 +102,23 @@ class Plan:
         """Return the plan as plain JSON values (docs/DERIVATION.md, "Run folder")."""
         raw = asdict(self)
         raw["orders"] = [list(order) for order in self.orders]
-        del raw["rule"]
+        del raw["rule"], raw["design"]
+        raw["cumulative"] = self.cumulative
         if self.rule != CYCLIC:
             raw["rule"] = self.rule.to_json()
-        raw["stages"] = [{**asdict(stage), "layers": list(stage.layers)} for stage in self.stages]
+        if design := self.design.to_json():
+            raw["design"] = design
+        raw["stages"] = [stage.to_json() for stage in self.stages]
         return raw
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Plan:
         """Rebuild a plan from :meth:`to_json`."""
-        stages = tuple(Stage(s["adapter"], s["kind"], tuple(s["layers"]), s["epochs"]) for s in raw["stages"])
+        stages = tuple(Stage(**{**stage, "layers": tuple(stage["layers"])}) for stage in raw["stages"])
         orders = tuple(tuple(order) for order in raw["orders"])
         rule = Rule.from_json(raw["rule"]) if "rule" in raw else CYCLIC
-        return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], raw["cumulative"], rule)
+        design = Design.from_json(raw.get("design", {}), cumulative=raw["cumulative"])
+        return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], rule, design)
 
 
 def top_down_blocks(layers: int, slices: int) -> list[tuple[int, ...]]:
@@ -104,20 +127,22 @@ def top_down_blocks(layers: int, slices: int) -> list[tuple[int, ...]]:
     Block 0 holds the top layers (the paper's block 1); layers left over at the bottom stay without adapters.
     Raises LayoutError if there are more slices than layers. Source: arXiv 2406.16257, section 3.2.
     """
-    if slices > layers:
-        raise LayoutError(
-            f"slices={slices} exceeds the model's {layers} layers; a block needs a layer, so give 1..{layers}"
-        )
-    size = layers // slices
-    return [tuple(range(layers - size * (i + 1), layers - size * i)) for i in range(slices)]
+    return PAPER.blocks(layers, slices)
 
 
 MakePlan = Callable[[Layout, Recipe, int], Plan]
 """Makes a method's plan for a model of so many layers."""
 
 
-def s3t_plan(layout: Layout, recipe: Recipe, layers: int) -> Plan:
-    """Return S3T's plan: a block of layers per stage, earlier blocks frozen (arXiv 2406.16257, Algorithm 1)."""
-    blocks = top_down_blocks(layers, layout.slices)
-    stages = tuple(Stage(f"block-{i:02d}", "lora", block, float(recipe.epochs)) for i, block in enumerate(blocks))
-    return Plan("s3t", layout, tuple(cyclic(layout.slices, layout.budget)), stages)
+def s3t_plan(layout: Layout, recipe: Recipe, layers: int, design: Design = PAPER) -> Plan:
+    """Return S3T's plan: a block of layers per stage, earlier blocks frozen (arXiv 2406.16257, Algorithm 1).
+
+    LayoutError if the blocks of ``design`` do not fit the model's ``layers``.
+    """
+    blocks = design.blocks(layers, layout.slices)
+    stages = tuple(
+        Stage(f"block-{i:02d}", "lora", block, float(recipe.epochs), fresh_head=design.fresh_head and i > 0)
+        for i, block in enumerate(blocks)
+    )
+    orders = tuple(cyclic(layout.slices, layout.budget))
+    return Plan("s3t", layout, orders, stages, design=design.over(layout.slices))

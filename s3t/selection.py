@@ -51,7 +51,7 @@ def chain(shard: int, order: int, plan: Plan, alive: Mapping[Node, TrainedNode])
         if fact is None or fact.parent != (found[-1].key if found else None):
             break
         found.append(fact)
-    return Chain(shard, order, tuple(found)) if found and found[-1].rows else None
+    return Chain(shard, order, tuple(found)) if any(fact.rows for fact in found) else None
 
 
 def served(plan: Plan, alive: Mapping[Node, TrainedNode]) -> dict[int, Chain]:

@@ -71,7 +71,8 @@ class Task:
 
     The adapter of ``stages[-1]`` and the head are trained on ``batches`` of indices into ``rows``, in the given order, all
     epochs in one list. ``parent``: the state after the stages before (None for the first); its other adapters stay active and
-    frozen, the head continues, and an adapter of the same name continues. ``classes``: outputs of the head, 1 for a task whose
+    frozen, the head continues unless the stage has a fresh one,
+    and an adapter of the same name continues. ``classes``: outputs of the head, 1 for a task whose
     answers are numbers. ``finite``: whether a gradient that is not finite
     is an error; an audit poisons records on purpose and asks what else becomes NaN.
     """
@@ -113,6 +114,8 @@ def train_node(backbone: Backbone, task: Task) -> Trained:
             model.initialise_head(seeds.head)
         else:
             model.mount(parent)
+            if stage.fresh_head:
+                model.initialise_head(seeds.head)
         if parent is None or stage.adapter not in parent.adapters:
             model.initialise(stage.adapter, seeds.adapter)
         trained = [*model.adapter_parameters(stage.adapter), *model.head.parameters()]

@@ -13,7 +13,9 @@ from s3t.records import Dataset, Record
 
 def test_metrics_of_a_table_worked_by_hand() -> None:
     """True positives 2, false positives 1, false negatives 1, true negatives 2."""
-    found = measure([name for name in METRICS if name not in (*OF_NUMBERS, *OF_TEXTS)], [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0])
+    found = measure(
+        [name for name in METRICS if name not in (*OF_NUMBERS, *OF_TEXTS)], [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0]
+    )
     assert found == pytest.approx({"accuracy": 4 / 6, "f1": 2 / 3, "macro_f1": 2 / 3, "matthews": 3 / 9})
 
 

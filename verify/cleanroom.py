@@ -122,7 +122,7 @@ class Room:
     def rows(self, shard: int, prefix: Prefix) -> list[Record]:
         """Return the rows of a node, derived from ids alone, sorted by id."""
         layout = (self.plan.shards, self.plan.slices)
-        wanted = {(shard, s) for s in prefix}
+        wanted = {(shard, s) for s in self.plan.pieces(prefix)}
         mine = [r for r in self.brief.rows if derive.slot(self.brief.key, r.id, *layout) in wanted]
         return sorted(mine, key=lambda record: record.id)
 

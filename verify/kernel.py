@@ -96,6 +96,8 @@ def train_node_slowly(backbone: Backbone, task: Task) -> Trained:
             _fresh_head(head, seeds.head)
         else:
             _load(model, head, stages, parent)
+        if parent is not None and stage.fresh_head:
+            _fresh_head(head, seeds.head)
         if (
             stage.kind == "lora"
             and recipe.adapter == "lora"

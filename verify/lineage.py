@@ -53,6 +53,7 @@ def _plan(evidence: Evidence, state: State) -> list[Finding]:
         budget=plan.budget,
         layers=int(evidence.run["model"]["layers"]),
         epochs=state.recipe.epochs,
+        design=plan.design,
     )
     if documented is None:
         return [_undecided(f"method {plan.method!r} has no documented plan for this layout; stages cannot be derived")]

@@ -137,7 +137,9 @@ class Oracle:
         return room
 
     def _kept(self, room: Room, shard: int, prefix: derive.Prefix) -> Kept:
-        return shard, prefix, tuple(record.id for record in room.rows(shard, prefix))
+        """Return what its tensors depend on; a node that reads its last slice alone still stands on all before it."""
+        read = {record.id for i in range(1, len(prefix) + 1) for record in room.rows(shard, prefix[:i])}
+        return shard, prefix, tuple(sorted(read))
 
     def _predict(self, room: Room, asked: list[Record]) -> Mapping[str, Tensor]:
         chains = tuple(self._kept(room, *chain) for chain in sorted(room.brief.chains))

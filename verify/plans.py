@@ -22,6 +22,21 @@ class Stage:
     kind: Literal["lora", "full"]
     layers: tuple[int, ...]
     epochs: float
+    fresh_head: bool = False
+
+
+@dataclass(frozen=True)
+class Design:
+    """How S3T's stages were chosen: ``sizes`` (layers per block; None: n // L for all), ``bottom_up``, and so on."""
+
+    sizes: tuple[int, ...] | None = None
+    bottom_up: bool = False
+    cumulative: bool = True
+    fresh_head: bool = False
+
+
+PAPER = Design()
+"""What is so where nothing is declared."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +49,12 @@ class Plan:
     budget: int
     orders: tuple[Prefix, ...]
     stages: tuple[Stage, ...]
-    cumulative: bool
     eager: bool
+    design: Design = PAPER
+
+    def pieces(self, prefix: Prefix) -> Prefix:
+        """Return the slices whose rows a node reads: all of its prefix, or the last alone."""
+        return prefix if self.design.cumulative else prefix[-1:]
 
 
 def declared_plan(run: Mapping[str, Any]) -> Plan:
@@ -44,7 +63,13 @@ def declared_plan(run: Mapping[str, Any]) -> Plan:
         raw = run["plan"]
         layout = raw["layout"]
         stages = tuple(
-            Stage(str(s["adapter"]), s["kind"], tuple(int(i) for i in s["layers"]), float(s["epochs"]))
+            Stage(
+                str(s["adapter"]),
+                s["kind"],
+                tuple(int(i) for i in s["layers"]),
+                float(s["epochs"]),
+                bool(s.get("fresh_head", False)),
+            )
             for s in raw["stages"]
         )
         orders = tuple(tuple(int(i) for i in order) for order in raw["orders"])
@@ -55,8 +80,8 @@ def declared_plan(run: Mapping[str, Any]) -> Plan:
             int(layout["budget"]),
             orders,
             stages,
-            bool(raw["cumulative"]),
             bool(raw["eager"]),
+            _design(raw.get("design", {}), cumulative=bool(raw["cumulative"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"run.json has no readable plan ({type(error).__name__}: {error})") from error
@@ -64,6 +89,13 @@ def declared_plan(run: Mapping[str, Any]) -> Plan:
     if fault:
         raise RunError(f"run.json has an impossible plan: {fault}")
     return plan
+
+
+def _design(raw: Mapping[str, Any], *, cumulative: bool) -> Design:
+    if unknown := sorted(set(raw) - {"block_layers", "bottom_up", "fresh_head"}):
+        raise ValueError(f"its design has unknown {unknown}")
+    sizes = tuple(int(size) for size in raw["block_layers"]) if "block_layers" in raw else None
+    return Design(sizes, bool(raw.get("bottom_up", False)), cumulative, bool(raw.get("fresh_head", False)))
 
 
 def _fault(plan: Plan) -> str:
@@ -78,13 +110,18 @@ def _fault(plan: Plan) -> str:
             return f"order {list(order)} is no permutation of 0..{plan.slices - 1}"
     if len(set(plan.orders)) != len(plan.orders) or len(plan.orders) != plan.budget:
         return f"{len(set(plan.orders))} distinct orders for budget={plan.budget}"
-    if not plan.cumulative:
-        return "cumulative is false; every method of this format is cumulative"
+    if plan.design != PAPER and plan.method != "s3t":
+        return f"{plan.method} declares a design ({plan.design}); only s3t has one"
     return ""
 
 
-def documented_plan(method: str, *, shards: int, slices: int, budget: int, layers: int, epochs: float) -> Plan | None:
-    """Return the plan that the table gives for ``method`` on a base model of ``layers`` layers; None if it has none."""
+def documented_plan(
+    method: str, *, shards: int, slices: int, budget: int, layers: int, epochs: float, design: Design = PAPER
+) -> Plan | None:
+    """Return the plan that the table gives for ``method`` on a base model of ``layers`` layers; None if it has none.
+
+    ``design``: what is declared of S3T's stages.
+    """
     if method not in METHODS:
         return None
     if method.startswith("retrain-"):
@@ -92,18 +129,31 @@ def documented_plan(method: str, *, shards: int, slices: int, budget: int, layer
     each = 2 * epochs / (slices + 1) if method.startswith("sisa-") else epochs
     everything = tuple(range(layers))
     if method == "s3t":
-        k = layers // slices
-        if k < 1:
+        blocks = _blocks(layers, slices, design)
+        if blocks is None:
             return None
         stages = tuple(
-            Stage(f"block-{i:02d}", "lora", tuple(range(layers - k * (i + 1), layers - k * i)), each)
-            for i in range(slices)
+            Stage(f"block-{i:02d}", "lora", block, each, design.fresh_head and i > 0) for i, block in enumerate(blocks)
         )
     elif method.endswith("-full") or "-full-" in method:
         stages = (Stage("full", "full", everything, each),) * slices
     else:
         stages = (Stage("all", "lora", everything, each),) * slices
-    return Plan(method, shards, slices, budget, cyclic(slices, budget), stages, True, method in EAGER)
+    return Plan(method, shards, slices, budget, cyclic(slices, budget), stages, method in EAGER, design)
+
+
+def _blocks(layers: int, slices: int, design: Design) -> list[tuple[int, ...]] | None:
+    """Return the layers of each block, dealt out one block after the other; None if they do not fit."""
+    sizes = (layers // slices,) * slices if design.sizes is None else design.sizes
+    if len(sizes) != slices or min(sizes) < 1 or sum(sizes) > layers:
+        return None
+    adapted = list(range(layers - sum(sizes), layers))
+    blocks = []
+    for size in sizes:
+        block = adapted[:size] if design.bottom_up else adapted[-size:]
+        adapted = adapted[size:] if design.bottom_up else adapted[:-size]
+        blocks.append(tuple(block))
+    return blocks
 
 
 def plan_faults(declared: Plan, documented: Plan) -> list[str]:
@@ -114,6 +164,7 @@ def plan_faults(declared: Plan, documented: Plan) -> list[str]:
             faults.append(f"{name} is {getattr(declared, name)}, the method has {getattr(documented, name)}")
     for i, (found, wanted) in enumerate(zip(declared.stages, documented.stages, strict=False)):
         same_layers = found.layers == wanted.layers or (wanted.kind == "full" and not found.layers)
-        if (found.adapter, found.kind, found.epochs) != (wanted.adapter, wanted.kind, wanted.epochs) or not same_layers:
+        others = [(s.adapter, s.kind, s.epochs, s.fresh_head) for s in (found, wanted)]
+        if others[0] != others[1] or not same_layers:
             faults.append(f"stage {i} is {found}, the method has {wanted}")
     return faults

@@ -67,7 +67,7 @@ class State:
 
     def rows(self, shard: int, prefix: Prefix) -> list[Row]:
         """Return the rows of a node, sorted by id."""
-        found = [row for s in prefix for row in self.by_slot.get((shard, s), ())]
+        found = [row for s in self.plan.pieces(prefix) for row in self.by_slot.get((shard, s), ())]
         return sorted(found, key=lambda row: row.record.id)
 
     def nodes(self) -> list[Node]:
@@ -187,7 +187,7 @@ def served(
 ) -> tuple[Chain, ...]:
     """Return what each live shard serves: its longest chain, ties by the lowest order index.
 
-    A chain none of whose slots is ``occupied`` by a retained row does not serve: its last node read no row.
+    A chain none of whose slots is ``occupied`` by a retained row does not serve: none of its nodes read a row.
     """
     chains = []
     for shard in range(shards):

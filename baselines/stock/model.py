@@ -90,8 +90,7 @@ class Classifier(nn.Module):
         self.body: Any = copy.deepcopy(base.model, shared)
         self.body.requires_grad_(False).eval()
         self.head = nn.Linear(base.hidden, classes, device=base.device)
-        nn.init.normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.fresh_head()
         self.stages: list[Stage] = []
         self._dropouts: list[nn.Module] = []
         self.records = 0
@@ -112,6 +111,11 @@ class Classifier(nn.Module):
         for dropout in self._dropouts:
             dropout.train(mode)
         return self
+
+    def fresh_head(self) -> None:
+        """Draw the head's weights anew."""
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
 
     def grow(self, stage: Stage, folder: Path | None = None) -> None:
         """Add the stage's adapter, fresh or as saved in ``folder``; earlier ones stay active and frozen.

@@ -164,7 +164,9 @@ def _chain(
         for number, stage in enumerate(plan.stages):
             began = time.perf_counter()
             model.grow(stage)
-            pieces = order[: number + 1] if plan.cumulative else order[number : number + 1]
+            if stage.fresh_head:
+                model.fresh_head()
+            pieces = plan.pieces(order[: number + 1])
             chosen = [position for piece in pieces for position in slots.get((shard, piece), ())]
             place = folder / f"shard-{shard:02d}" / f"order-{index:02d}" / f"stage-{number:02d}"
             own = dataclasses.replace(model.recipe, epochs=stage.epochs)

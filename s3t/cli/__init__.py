@@ -19,17 +19,21 @@ from s3t.answers import model_name
 from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
-from s3t.cli.inputs import LAYOUT, choose_layout, choose_recipe, choose_rule, read_dataset
+from s3t.cli.inputs import LAYOUT, choose_design, choose_layout, choose_recipe, choose_rule, read_dataset
 from s3t.cli.options import (
     AnswerColumn,
+    BlockLayers,
+    BottomUp,
     ChoiceColumns,
     Classes,
     Data,
+    FreshHead,
     GroupColumn,
     IdColumn,
     ImageColumn,
     Json,
     LabelColumn,
+    LastSlice,
     Limit,
     Number,
     Run,
@@ -110,6 +114,10 @@ def train(
         Path | None, typer.Option(help="File with the request probability of each slice of a shard: JSON list or text.")
     ] = None,
     horizon: Annotated[int | None, typer.Option(help=f"Requests that orders are chosen for ({HORIZON}).")] = None,
+    block_layers: BlockLayers = None,
+    bottom_up: BottomUp = False,
+    last_slice_only: LastSlice = False,
+    fresh_head: FreshHead = False,
     seed: Annotated[int, typer.Option(help="Seed that all seeds of the run derive from.")] = 0,
     epochs: Annotated[float | None, typer.Option(help="Epochs per stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Records per optimizer step.")] = None,
@@ -148,6 +156,7 @@ def train(
         {**fields, "max_length": max_length}, recipe or [], None if tuned is None else (tuned, method)
     )
     rule = choose_rule(method, orders, prior, horizon, seed)
+    design = choose_design(block_layers, bottom_up=bottom_up, cumulative=not last_slice_only, fresh_head=fresh_head)
     columns = {"text": text, "answer": answer, "image": image, "choices": choices, "label": label, "id": id_}
     columns |= {"group": group_by}
     columns |= {"validation": validation, "test": test, "number": number}
@@ -160,7 +169,7 @@ def train(
     from s3t.system import System
 
     backbone = load(model_name(model, dataset.classes))
-    plan = make_plan(method, layout, chosen, backbone.layers, rule)
+    plan = make_plan(method, layout, chosen, backbone.layers, rule, design)
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from s3t.design import PAPER, Design
 from s3t.errors import DataError, LayoutError, RecipeError
 from s3t.orders import Rule
 from s3t.records import Dataset, Inputs, Layout, Recipe, candidate, sha256
@@ -42,6 +43,17 @@ def choose_rule(method: str, orders: str | None, prior: Path | None, horizon: in
     if orders is None:
         raise LayoutError("--prior and --horizon go with --orders: say which, for example --orders matching")
     return Rule.of(orders, prior=None if prior is None else read_prior(prior), horizon=horizon, seed=seed)
+
+
+def choose_design(block_layers: str | None, *, bottom_up: bool, cumulative: bool, fresh_head: bool) -> Design | None:
+    """Return how S3T's blocks lie, None where nothing is said. LayoutError for numbers of layers that are none."""
+    try:
+        sizes = None if block_layers is None else tuple(int(word) for word in block_layers.split(","))
+    except ValueError:
+        raise LayoutError(f"--block-layers {block_layers!r} are no numbers of layers; write 2, or 3,2,2") from None
+    given = sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+    design = Design(given, bottom_up, cumulative, fresh_head)
+    return None if design == PAPER else design
 
 
 def read_prior(path: Path) -> tuple[float, ...]:

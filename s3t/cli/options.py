@@ -27,4 +27,13 @@ Classes = Annotated[str | None, typer.Option(help="All classes, separated by com
 Number = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Labels are numbers in this range.")]
 Validation = Annotated[str | None, typer.Option(help="File or split for tuning, never deletable.")]
 Test = Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")]
+BlockLayers = Annotated[
+    str | None,
+    typer.Option(metavar="N[,N...]", help="S3T: layers per block, or one number per slice (layers // slices)."),
+]
+BottomUp = Annotated[bool, typer.Option("--bottom-up", help="S3T: the first block is the lowest, not the top one.")]
+LastSlice = Annotated[
+    bool, typer.Option("--last-slice-only", help="S3T: a stage reads its last slice alone, not all up to it.")
+]
+FreshHead = Annotated[bool, typer.Option("--fresh-head", help="S3T: every stage begins with a head of its own.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Train on a fixed subset of this many records.")]

@@ -150,15 +150,19 @@ def _initial(encoder: Encoder, task: Task) -> tuple[dict[str, Tensor], dict[str,
     """Return the adapter and the head as the stage finds them (docs/DERIVATION.md, "Numeric kernel")."""
     stage, parent, recipe, seeds = task.stage, task.parent, task.recipe, task.seeds
     if parent is None:
-        generator = torch.Generator().manual_seed(seeds.head)
-        weight = torch.randn((task.classes, encoder.backbone.hidden), generator=generator) * 0.02
-        return lora.fresh(encoder, stage, recipe, seeds.adapter), {"weight": weight, "bias": torch.zeros(task.classes)}
+        return lora.fresh(encoder, stage, recipe, seeds.adapter), _fresh_head(encoder, task)
     by_name = {s.adapter: s for s in task.stages}
     for name, tensors in parent.adapters.items():
         lora.check_fits(encoder, by_name[name], recipe, tensors)
     inherited = parent.adapters.get(stage.adapter)
     adapter = lora.fresh(encoder, stage, recipe, seeds.adapter) if inherited is None else dict(inherited)
-    return adapter, dict(parent.head)
+    return adapter, _fresh_head(encoder, task) if stage.fresh_head else dict(parent.head)
+
+
+def _fresh_head(encoder: Encoder, task: Task) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(task.seeds.head)
+    weight = torch.randn((task.classes, encoder.backbone.hidden), generator=generator) * 0.02
+    return {"weight": weight, "bias": torch.zeros(task.classes)}
 
 
 def _inputs(

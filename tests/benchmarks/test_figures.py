@@ -179,7 +179,21 @@ def deletion() -> list[Row]:
     ]
 
 
-STUDIES = (survival, orders, streams, planning, engine, serving, deletion)
+def design() -> list[Row]:
+    """Return what three changes of S3T's choices do, two of them on a second data set that is not drawn."""
+    about: dict[str, Any] = {"question": "design", "profile": "quick", "method": "s3t", "kind": "measured", "n": 3}
+    about |= {"shards": 4, "slices": 3, "budget": 1, "model": "minilm", "unit": "points", "low": -2.0, "high": 1.0}
+    metrics = ("accuracy, variant minus default", "accuracy over chain lengths, variant minus default")
+    cases = [("trec6", name) for name in ("bottom-up", "last slice alone", "majority vote")]
+    cases += [("r8", name) for name in ("bottom-up", "last slice alone")]
+    return [
+        Row(**about, data=data, metric=metric, value=-0.5, extra={"variant": name, "against": "default"})
+        for data, name in cases
+        for metric in metrics
+    ]
+
+
+STUDIES = (survival, orders, streams, planning, engine, serving, deletion, design)
 
 
 def everything(folder: Path) -> None:
@@ -199,8 +213,9 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
     assert [path.name for path in drawn] == [
         "capacity-quick.png",
         *(f"{name}-quick.png" for name in ("layouts", "survival", "orders", "streams", "service", "planner")),
-        *(f"{name}-quick.png" for name in ("training", "ablation", "serving", "deletion")),
+        *(f"{name}-quick.png" for name in ("training", "ablation", "design", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
+        "area-by-method-quick-trec6-600-minilm-4x3.png",
         "cost-by-deletions-quick-trec6-600-minilm-4x3.png",
         "accuracy-by-method-quick-trec6-600-minilm-4x3.png",
         "storage-by-method-quick-trec6-600-minilm-4x3.png",
@@ -222,7 +237,17 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         drawn = draw(tmp_path / "rows", tmp_path / "figures")
     assert [path.name.split("-quick")[0] for path in drawn] == ["storage-by-method"]
     told = "\n".join(caplog.messages)
-    questions = ("capacity", "survival", "orders", "planning", "engine", "serving", "deletion", "test accuracy")
+    questions = (
+        "capacity",
+        "survival",
+        "orders",
+        "planning",
+        "engine",
+        "serving",
+        "deletion",
+        "design",
+        "test accuracy",
+    )
     questions += ("record passes",)
     for missing in [f"no rows of {question}" for question in questions]:
         assert missing in told

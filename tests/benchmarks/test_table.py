@@ -55,11 +55,12 @@ def test_the_end_of_the_stream_is_the_same_for_all_and_tells_what_is_offline() -
     dead = {"method": "sisa-lora-lazy", "budget": 1, "deletions": 24, "value": 0.0, "extra": {"offline": True}}
     rows += [row(seed=seed, **dead) for seed in (0, 1)]
     _, lower, _, *lines = columns(render(rows))
-    assert lower[-1] == "after 24"
+    assert lower[-2:] == ["0 to 4", "after 24"]
     assert lines == [
-        ["S3T, 3 orders", "80.0%", "1", "56.0%"],
-        ["Sequential LoRA", "70.0%", "1", "-"],
-        ["SISA (LoRA, lazy)", "-", "-", "0.0% (2 offline)"],
+        ["S3T, 3 orders", "80.0%", "1", "78.0%", "56.0%"],
+        ["Sequential LoRA", "70.0%", "1", "70.0%", "-"],
+        ["SISA (LoRA, lazy)", "-", "-", "-", "0.0% (2 offline)"],
+        ["mean over 0 to 4 deletions, S3T, 3 orders minus Sequential LoRA: +8.0 points (n = 1)"],
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from s3t.errors import RunError
-from verify.plans import EAGER, LAZY, METHODS, Plan, Stage, declared_plan, documented_plan, plan_faults
+from verify.plans import EAGER, LAZY, METHODS, PAPER, Design, Plan, Stage, declared_plan, documented_plan, plan_faults
 
 RUN: dict[str, Any] = {
     "plan": {
@@ -39,7 +39,7 @@ def put(*path: Any, value: Any) -> dict[str, Any]:
 
 def test_a_declared_plan_field_by_field() -> None:
     stages = (Stage("block-00", "lora", (2, 3), 1.0), Stage("block-01", "lora", (0, 1), 1.0))
-    assert declared_plan(RUN) == Plan("s3t", 2, 2, 1, ((0, 1),), stages, True, False)
+    assert declared_plan(RUN) == Plan("s3t", 2, 2, 1, ((0, 1),), stages, False)
     assert declared_plan(put("eager", value=True)).eager is True
 
 
@@ -57,7 +57,6 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     (put("orders", value=[[0, 1], [0, 1]]), "1 distinct orders for budget=1"),
     (put("orders", value=[[0, 1], [1, 0]]), "2 distinct orders for budget=1"),
     (put("orders", value=[]), "0 distinct orders for budget=1"),
-    (put("cumulative", value=False), "cumulative is false; every method of this format is cumulative"),
 ]
 
 
@@ -105,8 +104,8 @@ def test_the_table_of_methods(method: str) -> None:
     alone = method.startswith("retrain")
     assert (plan.shards, plan.slices, plan.budget) == ((1, 1, 1) if alone else (3, 2, 2))
     assert plan.orders == (((0,),) if alone else ((0, 1), (1, 0)))
-    assert [dataclasses.astuple(stage) for stage in plan.stages] == TABLE[method]
-    assert (plan.method, plan.cumulative, plan.eager) == (method, True, method in EAGER)
+    assert [dataclasses.astuple(stage) for stage in plan.stages] == [(*stage, False) for stage in TABLE[method]]
+    assert (plan.method, plan.design, plan.eager) == (method, PAPER, method in EAGER)
     assert set(LAZY) | set(EAGER) == set(METHODS) == set(TABLE)
 
 
@@ -125,7 +124,7 @@ def documented(method: str = "s3t") -> Plan:
 Change = Callable[[Plan], Plan]
 FAULTS: list[tuple[Change, list[str]]] = [
     (lambda p: p, []),
-    (lambda p: dataclasses.replace(p, orders=((1, 0),), method="x", cumulative=False), []),
+    (lambda p: dataclasses.replace(p, orders=((1, 0),), method="x"), []),
     (
         lambda p: dataclasses.replace(p, shards=5, slices=6, budget=7, eager=True),
         [
@@ -165,3 +164,74 @@ def test_fewer_stages_than_documented_are_compared_as_far_as_they_go() -> None:
     less = dataclasses.replace(documented(), stages=documented().stages[:1])
     assert plan_faults(less, documented()) == []
     assert plan_faults(documented(), less) == []
+
+
+def declare(method: str = "s3t", *, cumulative: bool = True, **design: Any) -> dict[str, Any]:
+    run = put("design", value=design)
+    run["plan"] |= {"method": method, "cumulative": cumulative}
+    return run
+
+
+def test_a_declared_design_field_by_field() -> None:
+    told = [
+        declared_plan(run).design
+        for run in (
+            declare(block_layers=[2, 1]),
+            declare(bottom_up=True),
+            declare(fresh_head=True),
+            declare(cumulative=False),
+            declare(),
+        )
+    ]
+    assert told == [Design((2, 1)), Design(bottom_up=True), Design(fresh_head=True), Design(cumulative=False), PAPER]
+    stage = put("stages", 1, "fresh_head", value=True)
+    assert [s.fresh_head for s in declared_plan(stage).stages] == [False, True]
+
+
+def test_designs_that_cannot_be_read_or_are_not_s3ts() -> None:
+    unknown = r"^run\.json has no readable plan \(ValueError: its design has unknown \['rank', 'top'\]\)$"
+    with pytest.raises(RunError, match=unknown):
+        declared_plan(declare(top=True, rank=2))
+    for run, design in (
+        (declare("sisa-lora", bottom_up=True), Design(bottom_up=True)),
+        (declare("sequential", cumulative=False), Design(cumulative=False)),
+    ):
+        fault = f"{run['plan']['method']} declares a design ({design}); only s3t has one"
+        with pytest.raises(RunError, match=f"^{re.escape('run.json has an impossible plan: ' + fault)}$"):
+            declared_plan(run)
+
+
+SIZES: list[tuple[int, int, Design, list[tuple[int, ...]] | None]] = [
+    (6, 2, Design((2, 1)), [(4, 5), (3,)]),
+    (6, 2, Design((2, 1), bottom_up=True), [(3, 4), (5,)]),
+    (5, 2, Design(bottom_up=True), [(1, 2), (3, 4)]),
+    (3, 2, Design((2, 1)), [(1, 2), (0,)]),
+    (2, 2, Design((2, 1)), None),
+    (6, 2, Design((2, 0)), None),
+    (6, 2, Design((2, 1, 1)), None),
+    (6, 2, Design((2,)), None),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SIZES)))
+def test_the_blocks_of_a_design(number: int) -> None:
+    layers, slices, design, expected = SIZES[number]
+    plan = documented_plan("s3t", shards=1, slices=slices, budget=1, layers=layers, epochs=1.0, design=design)
+    assert (plan and [stage.layers for stage in plan.stages]) == expected
+    assert plan is None or plan.design == design
+
+
+def test_heads_are_fresh_from_the_second_stage_on() -> None:
+    design = Design(fresh_head=True)
+    plan = documented_plan("s3t", shards=1, slices=3, budget=1, layers=3, epochs=1.0, design=design)
+    assert plan is not None
+    assert [stage.fresh_head for stage in plan.stages] == [False, True, True]
+    stale = dataclasses.replace(plan, stages=(*plan.stages[:2], dataclasses.replace(plan.stages[2], fresh_head=False)))
+    assert plan_faults(stale, plan) == [f"stage 2 is {stale.stages[2]}, the method has {plan.stages[2]}"]
+
+
+def test_what_a_node_reads() -> None:
+    plan = documented()
+    assert [plan.pieces(prefix) for prefix in ((1,), (1, 0))] == [(1,), (1, 0)]
+    last = dataclasses.replace(plan, design=Design(cumulative=False))
+    assert [last.pieces(prefix) for prefix in ((1,), (1, 0))] == [(1,), (0,)]

@@ -65,7 +65,7 @@ def test_declared_plan_reads_what_is_documented() -> None:
         (("orders",), [[0, 1, 1], [1, 2, 0]], "no permutation"),
         (("orders",), [[0, 1, 2]], "distinct orders for budget=2"),
         (("stages",), [], "0 stages for 3 slices"),
-        (("cumulative",), False, "cumulative"),
+        (("design",), {"bottom_down": True}, r"unknown \['bottom_down'\]"),
         (("layout",), {"shards": 0, "slices": 3, "budget": 2}, "shards=0"),
         (("layout",), {"slices": 3}, "no readable plan"),
         (("stages",), [{"adapter": "x", "kind": "odd", "layers": [], "epochs": 1}] * 3, "unknown kind"),

@@ -119,7 +119,7 @@ def _selected(now: Survivors, predicate: Mapping[str, Any]) -> Iterator[str]:
         real = []
         for order in now.orders:
             nodes = now.longest(choice["shard"], order)
-            real.append((list(order), len(nodes), nodes[-1].key if nodes else None, bool(nodes) and nodes[-1].rows > 0))
+            real.append((list(order), len(nodes), nodes[-1].key if nodes else None, any(node.rows for node in nodes)))
         if told != real:
             yield f"the chains considered for shard {choice['shard']} are not those of the ledger"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 PURPOSES = ("adapter", "head", "dropout", "batches")
-RULE = "per shard the longest chain whose last node read a row, ties by the lowest order"
+RULE = "per shard the longest chain that has read a row, ties by the lowest order"
 
 
 def certify(
