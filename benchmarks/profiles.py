@@ -1,5 +1,6 @@
 """How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
-deletions, about half an hour; engines on a third of it), vision (real images: the life of every method), paper (the cases of
+deletions, about half an hour; engines on a third of it), pairs (a part of every text set that comes with a pack: the life of
+every method, and what S3T's own choices are worth), vision (real images: the life of every method), paper (the cases of
 benchmarks/paper.py, and nothing else), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
@@ -219,6 +220,13 @@ PROFILES: dict[str, Profile] = {
         designs=True,
     ),
 }
+PROFILES["pairs"] = replace(
+    PROFILES["quick"],
+    name="pairs",
+    data=("trec6", "movies", "r8", "newsgroups"),
+    cases=tuple(case for case in PROFILES["quick"].cases if case != ("s3t", 2)),
+    designs=True,
+)
 PROFILES["vision"] = replace(
     PROFILES["quick"],
     name="vision",

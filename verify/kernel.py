@@ -263,8 +263,7 @@ def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Enco
     if backbone.family.pooling == "last":
         return head(hidden[torch.arange(len(rows)), [row.length - 1 for row in rows]])  # type: ignore[no-any-return]
     real = mask[:, :, None].float()
-    logits: Tensor = head((hidden * real).sum(dim=1) / real.sum(dim=1))
-    return logits
+    return head((hidden * real).sum(dim=1) / real.sum(dim=1))  # type: ignore[no-any-return]
 
 
 def _likelihoods(backbone: Any, hidden: Tensor, ids: Tensor, asked: Tensor) -> Tensor:
@@ -273,8 +272,7 @@ def _likelihoods(backbone: Any, hidden: Tensor, ids: Tensor, asked: Tensor) -> T
     rows, at = (torch.tensor(part) for part in zip(*places, strict=True))
     logits = hidden[rows, at - 1] @ backbone.output.T
     table = torch.log_softmax(logits.float(), dim=1)[torch.arange(len(rows)), ids[rows, at]]
-    spread = torch.zeros(len(ids), ids.shape[1] - 1, device=hidden.device)
-    spread = spread.index_put((rows, at - 1), table)
+    spread = torch.zeros(len(ids), ids.shape[1] - 1, device=hidden.device).index_put((rows, at - 1), table)
     return torch.stack([spread.sum(1), asked[:, 1:].sum(1).float()], dim=1)
 
 

@@ -271,11 +271,11 @@ def _padded_further(patch: pytest.MonkeyPatch) -> None:
 
 
 def _first_token(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(blocks, "pooled", lambda model, batch, pooling: model(**batch).last_hidden_state[:, 0])
+    patch.setattr(backbones, "pooled", lambda model, batch, pooling: model(**batch).last_hidden_state[:, 0])
 
 
 def _all_tokens(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(blocks, "pooled", lambda model, batch, pooling: model(**batch).last_hidden_state.mean(1))
+    patch.setattr(backbones, "pooled", lambda model, batch, pooling: model(**batch).last_hidden_state.mean(1))
 
 
 def _no_dropout(patch: pytest.MonkeyPatch) -> None:
