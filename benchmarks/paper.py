@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.profiles import FULL
+from s3t.design import Design
 from s3t.records import Layout, Recipe
 
 SHARDS, SLICES = 5, 4
@@ -31,7 +32,7 @@ VIT = Recipe(**_LORA, alpha=16.0, dropout=0.1, epochs=15.0, batch_size=128, lr=2
 class Tuned:
     """A model fine-tuned with S3T and its competitors on one task, compared after each number of deletions in ``deletes``.
 
-    ``weights``: of the base model, for the memory that it takes. ``lacks``: what this version cannot do of it, or nothing.
+    ``weights``: of the base model, for the memory that it takes. ``design``: how S3T's blocks lie.
     """
 
     study: str
@@ -42,7 +43,7 @@ class Tuned:
     recipe: Recipe
     methods: tuple[str, ...] = ("s3t", "sisa-lora-lazy", "retrain-lora", "retrain-full")
     deletes: tuple[int, ...] = (0,)
-    lacks: str = ""
+    design: Design = Design()  # noqa: RUF009 - frozen
     differs: str = ""
 
     def recipe_of(self, method: str) -> Recipe:
@@ -59,11 +60,23 @@ class Tuned:
 def tuned() -> Iterator[Tuned]:
     """Yield the cases in which a model is trained."""
     text = Layout(1, 7, 1)
-    differs = "7 blocks of 3 layers, 21 of 24 adapted; reported are 15 adapted layers over 7 slices"
+    design = Design(block_layers=(3, 2, 2, 2, 2, 2, 2))
+    differs = (
+        "of the 15 adapted layers that are reported over 7 slices, the first slice has three; which has is not reported"
+    )
     for benchmark, tasks in (("glue", GLUE), ("superglue", SUPERGLUE)):
         for task in tasks:
             data = f"{benchmark}/{task}"
-            yield Tuned("fine-tuning", data, "FacebookAI/roberta-large", 355 * 10**6, text, ROBERTA, differs=differs)
+            yield Tuned(
+                "fine-tuning",
+                data,
+                "FacebookAI/roberta-large",
+                355 * 10**6,
+                text,
+                ROBERTA,
+                design=design,
+                differs=differs,
+            )
     base, large = "google/vit-base-patch16-224-in21k", "google/vit-large-patch16-224-in21k"
     vision = ((base, 86, "images/cifar10"), (base, 86, "images/cifar100"), (large, 304, "images/tiny-imagenet"))
     for model, millions, data in vision:
@@ -72,8 +85,10 @@ def tuned() -> Iterator[Tuned]:
         yield Tuned("deletion", data, model, millions * 10**6, layout, VIT, deletes=(0, 10, 20, 40, 60, 80, 100))
     for model, billions in zip(LLMS, (7, 13, 8), strict=True):
         recipe = Recipe(rank=32, alpha=64.0, rslora=True, dropout=0.05, epochs=3.0, batch_size=128, lr=2e-5)
-        lacks = f"instruction tuning is not trained by this version, nor judged ({', '.join(JUDGES)})"
-        yield Tuned("instructions", "tatsu-lab/alpaca", model, billions * 10**9, Layout(1, 4, 1), recipe, lacks=lacks)
+        differs = f"judged by the likelihood of held-out answers, not by {', '.join(JUDGES)}"
+        yield Tuned(
+            "instructions", "tatsu-lab/alpaca", model, billions * 10**9, Layout(1, 4, 1), recipe, differs=differs
+        )
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,6 @@ def lacking(case: Tuned) -> str:
     """Say why a case cannot be run here, or nothing."""
     import torch
 
-    if case.lacks:
-        return case.lacks
     if not torch.cuda.is_available():
         return f"{NO_DEVICE}; {case.model} for {case.recipe.epochs:g} epochs a stage is days on a CPU"
     wanted, there = BYTES_PER_WEIGHT * case.weights, torch.cuda.get_device_properties(0).total_memory
@@ -63,18 +61,22 @@ def train(case: Tuned, folder: Path) -> list[tuple[str, int, str, float, int]]:
     from benchmarks.life import stream
     from benchmarks.workbench import describe
     from s3t import data
+    from s3t.answers import model_name
     from s3t.backbone import load
     from s3t.data.tasks import metrics_of
     from s3t.errors import OfflineError
     from s3t.metrics import evaluate
 
-    dataset, backbone = data.load(case.data), load(case.model)
+    dataset = data.load(case.data)
+    backbone = load(model_name(case.model, dataset.classes))
+    engine = "reference" if backbone.predicts_text else "fast"
     official, out = metrics_of(dataset.name, dataset.classes)[0], []
     for method in case.methods:
-        mode: dict[str, Any] = {"engine": "fast", "precision": "auto"}
+        mode: dict[str, Any] = {"engine": engine, "precision": "auto"}
         system = describe(
-            folder / method, method, _layout(case, method), case.recipe_of(method), backbone, dataset, 0, **mode
-        )
+            folder / method, method, _layout(case, method), case.recipe_of(method), backbone, dataset, 0,
+            case.design if method == "s3t" else None, **mode,
+        )  # fmt: skip
         try:
             system.fit(dataset.train)
             done, ids = 0, stream([record.id for record in dataset.train], case.deletes[-1], 0)

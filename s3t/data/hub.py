@@ -14,6 +14,8 @@ from typing import Any
 
 from s3t.answers import CANDIDATE, Range
 from s3t.data.image_folders import check_image, read_image
+from s3t.data.instructions import COLUMNS as ALPACA
+from s3t.data.instructions import as_prompt, is_alpaca, text_classes
 from s3t.data.numbers import numbers, to_number
 from s3t.data.questions import Form, check_alone, choice_columns, own, records
 from s3t.data.splits import Split, carve_test, carve_validation, three_way
@@ -35,6 +37,7 @@ def load_hub(
     name: str,
     *,
     text: str | None = None,
+    answer: str | None = None,
     choices: str | None = None,
     label: str | None = None,
     id: str | None = None,
@@ -48,10 +51,12 @@ def load_hub(
 
     ``text`` (default "text") may name two columns, ``question,sentence``: inputs then are ``text`` and ``text_pair``. A
     column of images, named by ``text`` or the only one where there is no column "text", gives ``{"image": bytes}``.
-    ``choices``: columns of candidate answers to the question in ``text``, as in :func:`s3t.data.local.load_local`; the rows of
-    a task that has such become several records each. ``id``: column of the ids, else the split and position of the row.
-    ``group``: column that says whose a row is, as in :func:`s3t.data.local.load_local`. Classes are the label feature's own
-    names unless declared; ``number``: the labels are numbers in this range, LOW:HIGH. ``validation``, ``test``: the splits'
+    ``answer``: column of the texts to answer with, for language models; a set in the Alpaca format, without a column "label",
+    is read so by itself (:mod:`s3t.data.instructions`). ``choices``: columns of candidate answers to the question in ``text``,
+    as in :func:`s3t.data.local.load_local`; the rows of a task that has such become several records each. ``id``: column of
+    the ids, else the split and position of the row. ``group``: column that says whose a row is, as in
+    :func:`s3t.data.local.load_local`. Classes are the label feature's own names unless declared; ``number``: the labels are
+    numbers in this range, LOW:HIGH. ``validation``, ``test``: the splits'
     names. A test split whose labels are hidden (-1) is not used: the validation split is the test then, and validation is a
     tenth of train by a hash of the id. Rows without text or label are left out. Raises DataError if the data cannot be
     reached or is not as declared.
@@ -78,16 +83,21 @@ def load_hub(
         train = tables["train"]
         if text is None and not asked:
             columns = _images_in(train) or columns
+        if alpaca := (text, label, answer) == (None, None, None) and not asked and is_alpaca(train.column_names):
+            columns, form = [column for column in ALPACA[:2] if column in train.column_names], as_prompt
+        named = answer or (ALPACA[2] if alpaca else named)
         more = choice_columns(choices) if choices else []
         _check_columns(name, train.column_names, [*columns, *more, named, *filter(None, (id, group))])
         hidden = _HIDDEN if number is None or Range.parse(number).low > -1 else _HIDDEN[:1]
         labelled = {source: _labelled(table, named, hidden) for source, table in tables.items()}
         chosen = _choose_splits(name, labelled, validation, test, usual)
         own_names = getattr(train.features[named], "names", None)
-        known = (
-            CANDIDATE if asked else tuple(classes or own_names or ()) if number is None else numbers(number, classes)
-        )
-        if len(known) < 2 and number is None:
+        if texts := alpaca or answer is not None:
+            known = text_classes(repr(name), classes=classes, number=number, choices=choices)
+        else:
+            named_classes = tuple(classes or own_names or ()) if number is None else numbers(number, classes)
+            known = CANDIDATE if asked else named_classes
+        if len(known) < 2 and number is None and not texts:
             raise DataError(f"column {named!r} of {name!r} does not name its classes; declare them with --classes")
         parts: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
         for split, source in chosen.items():
@@ -111,8 +121,12 @@ def load_hub(
                 if isinstance(shown := inputs.get("image"), bytes):
                     check_image(shown, where)
                 cell = own_names[row[named]] if own_names else row[named]
-                answer: int | float = _index(known, str(cell), record_id) if number is None else to_number(cell, where)
-                parts[_place(record_id, split, chosen)].append(Record(record_id, inputs, answer))
+                said: int | float = 0
+                if texts:
+                    inputs = {**inputs, "answer": str(cell)}
+                else:
+                    said = _index(known, str(cell), record_id) if number is None else to_number(cell, where)
+                parts[_place(record_id, split, chosen)].append(Record(record_id, inputs, said))
     return Dataset(name, known, tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), source=name)
 
 

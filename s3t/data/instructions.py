@@ -6,6 +6,7 @@ short form: a heading for each part, and one for the response that follows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from s3t.answers import TEXT
@@ -26,7 +27,18 @@ def prompt(instruction: str, given: str = "") -> str:
 
 def has_instructions(table: Table) -> bool:
     """Say whether a table is in the Alpaca format and has no column "text" that would be read instead."""
-    return {"instruction", "output"} <= set(table.names) and "text" not in table.names
+    return is_alpaca(table.names) and "text" not in table.names
+
+
+def is_alpaca(names: Sequence[str]) -> bool:
+    """Say whether columns of these names are those of the Alpaca format, and none is a label."""
+    return {"instruction", "output"} <= set(names) and "label" not in names
+
+
+def as_prompt(cells: Sequence[object]) -> tuple[str]:
+    """Return the prompt of a row's cells, instruction and input, in a tuple: an empty one without an instruction."""
+    instruction, *given = ("" if cell is None else str(cell) for cell in cells)
+    return (prompt(instruction, *given) if instruction.strip() else "",)
 
 
 def prompts(table: Table) -> list[str]:

@@ -12,8 +12,10 @@ import datasets
 import pytest
 from datasets import ClassLabel, Features, Value
 
+from s3t.answers import TEXT
 from s3t.data import hub, load
 from s3t.data.hub import is_hub_name, load_hub
+from s3t.data.instructions import prompt
 from s3t.data.splits import carve_test, carve_validation, three_way
 from s3t.data.tasks import metrics_of
 from s3t.errors import DataError
@@ -270,3 +272,22 @@ def test_without_a_connection_there_is_one_error_at_once(
     assert "data 'owner/no-such-data' is no pack and no file here, and cannot be loaded from the hub:" in done.stdout
     assert "HF_HUB_OFFLINE=1" in done.stdout
     assert "Retrying" not in done.stderr
+
+
+def test_instructions_are_read_as_such(make: Make) -> None:
+    """Also where the set has the whole text in a column of its own, as the Alpaca set has."""
+    features = Features({name: Value("string") for name in ("instruction", "input", "output", "text")})
+    given = [
+        {"instruction": f"do {i}", "input": "it" if i % 2 else "", "output": f"done {i}", "text": "all"}
+        for i in range(60)
+    ]
+    folder = make({"train": [*given, {**given[0], "instruction": ""}]}, features)
+    data = load(str(folder))
+    assert data.classes == TEXT and len(data.train) + len(data.validation) + len(data.test) == 60
+    assert data.test and data.validation
+    first = next(record for record in (*data.train, *data.validation, *data.test) if record.id == "train-0000001")
+    assert first.inputs == {"text": prompt("do 1", "it"), "answer": "done 1"}
+    own = load(str(folder), text="instruction", answer="text")
+    assert {record.inputs["answer"] for record in own.train} == {"all"}
+    with pytest.raises(DataError, match=r"are texts, so number='0:5' means nothing; leave it out"):
+        load(str(folder), text="instruction", answer="output", number="0:5")

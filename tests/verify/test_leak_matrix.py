@@ -144,6 +144,8 @@ def test_records_of_one_length_hide_a_fault_from_checks_by_length() -> None:
     assert images.model == "tiny-vit-3" and plain.model == "tiny-3"
     assert set(images.inputs("a word")) == {"image"} and images.inputs("a word") != images.inputs("b word")
     assert LOUD in leak(29).due(plain) and LOUD not in leak(29).due(images)
+    grouped = replace(plain, mode=FOR_IMAGES[2])
+    assert grouped.mode.name == "grouped" and leak(31).due(grouped) == (CLEANROOM,) != leak(31).due(images)
     assert leak(19).due(plain) == leak(19).due(images) == leak(19).caught_by
     missed = cell(29, images.label, 0, room=H, never=X)
     assert missed.missed(leak(29)) == (CLEANROOM,) and share(leak(29), [missed], CLEANROOM) == "!"

@@ -10,7 +10,7 @@ from s3t.graph import batches as form_batches
 from s3t.graph import seed as derive_seed
 from s3t.plan import Plan
 from s3t.records import Record
-from verify.leaks.leak import CLEANROOM, LOUD, NEVER, OF_TEXTS, Leak, planted
+from verify.leaks.leak import BY_LENGTH, CLEANROOM, LOUD, NEVER, OF_TEXTS, Leak, planted
 
 
 class OutOfMemory(Builder):
@@ -61,6 +61,6 @@ LEAKS = (
     ),
     Leak(
         35, "batches grouped by length across slices", "statistics", planted(GroupedByLength), (CLEANROOM, NEVER, LOUD),
-        blind="E0: lengths are no observed read", by_length=(LOUD,),
+        blind="E0: lengths are no observed read", hidden=BY_LENGTH,
     ),
 )  # fmt: skip

@@ -36,6 +36,8 @@ CHECKS = (LINEAGE, SCAN, ROWS, RESIDUE, CLEANROOM, NEVER, LOUD)
 
 OF_TEXTS: dict[str, str] = dict.fromkeys(FORMS, "it is about texts of several lengths, and these engines read images")
 """Why a fault is absent from the engines that read images."""
+BY_LENGTH: dict[str, tuple[str, ...]] = dict.fromkeys(FORMS, (LOUD,))
+"""Loud content shows these faults by being longer than what it replaces, and images all have one length."""
 
 NOT_PLANTED: dict[int, str] = {
     37: "requests chosen from served outputs are a property of the requester: there is no step of the system to alter, and "
@@ -107,9 +109,9 @@ class Leak:
     ``sometimes``: checks that catch it in some settings or for some victims alone, each with the reason. ``blind``: which
     checks cannot see it by nature, and why. ``story``: what happens after the fit. ``scope``: the nodes that the clean
     room must retrain to see it. ``needs``: adapts a setting to one in which the fault has any effect. ``absent``: engines
-    in which it cannot be planted (:attr:`s3t.engine.mode.Mode.name`), each with the reason. ``by_length``: those of
-    ``caught_by`` that see it because records differ in length, so not where all have one. The fault's docstring says why a
-    real system falls into it.
+    in which it cannot be planted (:attr:`s3t.engine.mode.Mode.name`), each with the reason. ``hidden``: those of
+    ``caught_by`` from which an engine hides it, by the engine, with the reason beside it. The fault's docstring says why a real
+    system falls into it.
     """
 
     number: int
@@ -123,11 +125,11 @@ class Leak:
     sometimes: Mapping[str, str] = field(default_factory=dict)
     needs: Need | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
-    by_length: tuple[str, ...] = ()
+    hidden: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def due(self, setting: Setting) -> tuple[str, ...]:
         """Return the checks that must catch it in a setting."""
-        return tuple(check for check in self.caught_by if not (setting.of_images and check in self.by_length))
+        return tuple(check for check in self.caught_by if check not in self.hidden.get(setting.mode.name, ()))
 
     @property
     def why(self) -> str:

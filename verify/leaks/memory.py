@@ -25,7 +25,7 @@ from s3t.records import canonical_json, sha256
 from s3t.rows import StoredRow
 from s3t.runs import Run
 from s3t.training import Seeds, Trained
-from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, Leak, Planted, planted
+from verify.leaks.leak import BY_LENGTH, CLEANROOM, LINEAGE, LOUD, NEVER, Leak, Planted, planted
 from verify.leaks.settings import with_dropout, with_three_orders
 
 
@@ -237,7 +237,7 @@ LEAKS = (
     Leak(
         9, "one global random generator", "randomness", planted(GlobalGenerator), (CLEANROOM, NEVER, LOUD),
         story=("delete", "refresh"), needs=with_dropout, absent={"grouped": OWN_GENERATORS},
-        by_length=(LOUD,),
+        hidden=BY_LENGTH,
     ),
     Leak(
         10, "seed from the data's hash", "randomness", planted(DataSeed), (CLEANROOM, NEVER),
@@ -269,7 +269,7 @@ LEAKS = (
     ),
     Leak(
         29, "holes instead of repacking", "memory", Holes, (CLEANROOM, NEVER, LOUD),
-        story=("delete", "delete another", "refresh"), by_length=(LOUD,),
+        story=("delete", "delete another", "refresh"), hidden=BY_LENGTH,
     ),
     Leak(
         30, "resurrection at refresh", "rows", Resurrection, (LINEAGE, CLEANROOM, NEVER, LOUD),
@@ -277,6 +277,7 @@ LEAKS = (
     ),
     Leak(
         31, "resume repeats an epoch", "memory", planted(RepeatedEpoch), (CLEANROOM, NEVER), story=("delete", "refresh"),
-        blind="E1c: the reference is refreshed too, and repeats it",
+        blind="E1c: the reference is refreshed too, and repeats it", scope="surviving",
+        hidden={"grouped": (NEVER,)},  # which trains another node first after a resume: one that need not serve
     ),
 )  # fmt: skip
