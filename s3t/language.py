@@ -3,7 +3,8 @@
 A record is a prompt (``text``) and an answer (``answer``), or a text alone, all of which is the answer. The model reads the
 prompt's tokens, then the answer's and the end of text; only the latter two are predicted. A record's score is the mean
 log-likelihood of its answer's tokens, so scores of answers of different lengths can be compared, and an ensemble of chains is
-the mean of their scores. There is no trained head: the output layer is the base model's own, frozen.
+the mean of their scores. There is no trained head: the output layer is the base model's own, frozen. Records are not
+packed into common rows; batches are formed of records of similar length instead (the recipe's ``window``).
 """
 
 from __future__ import annotations
