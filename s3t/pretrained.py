@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,7 @@ def pretrained(name: str, device: torch.device, language: bool = False) -> Text 
             _unpacked(model)
         if FAMILIES[kind].reads == "image":
             return Vision(model, _processor(source))
-        tokenizer = AutoTokenizer.from_pretrained(source, **packed)
+        tokenizer = _packed_tokenizer(source, **packed) if packed else AutoTokenizer.from_pretrained(source)
     except ImportError as error:
         raise ModelError(f"model {name!r} cannot be read ({error}); for GGUF files: pip install 's3t[gguf]'") from error
     except (OSError, ValueError) as error:
@@ -158,6 +159,14 @@ def _gguf(source: str) -> dict[str, str]:
     folder = Path(source)
     found = [path.name for path in sorted(folder.glob("*.gguf"))] if folder.is_dir() else []
     return {"gguf_file": found[0]} if len(found) == 1 and not (folder / "config.json").exists() else {}
+
+
+@functools.lru_cache(maxsize=1)
+def _packed_tokenizer(source: str, gguf_file: str) -> Any:
+    """Return the tokenizer in a GGUF file, converted once per process: that takes half a minute."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source, gguf_file=gguf_file)
 
 
 def _unpacked(model: Any) -> None:
