@@ -18,7 +18,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).resolve().parent
-PROFILES = ("smoke", "quick", "health", "pairs", "vision", "paper", "full")
+PROFILES = ("smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full")
 SLOW_TIER = ("slow", "packs")
 
 if importlib.util.find_spec("s3t") is None:

@@ -1,6 +1,6 @@
 """How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
 deletions, about half an hour; engines on a third of it), pairs (a part of every text set that comes with a pack: the life of
-every method, and what S3T's own choices are worth), vision (real images: the life of every method), paper (the cases of
+every method, and what S3T's own choices are worth), larger (a base model of twelve layers), vision (real images), paper (the cases of
 benchmarks/paper.py, and nothing else), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
@@ -224,8 +224,16 @@ PROFILES["pairs"] = replace(
     PROFILES["quick"],
     name="pairs",
     data=("trec6", "movies", "r8", "newsgroups"),
-    cases=tuple(case for case in PROFILES["quick"].cases if case != ("s3t", 2)),
+    healthy=(("retrain-full", 1),),
     designs=True,
+)
+PROFILES["larger"] = replace(
+    PROFILES["pairs"],
+    name="larger",
+    model="mpnet",
+    data=("trec6",),
+    seeds=(0,),
+    designs=False,
 )
 PROFILES["vision"] = replace(
     PROFILES["quick"],

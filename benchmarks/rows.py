@@ -54,7 +54,7 @@ Question = Literal[
     "language",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
-PROFILES = ("smoke", "quick", "health", "pairs", "vision", "paper", "full")
+PROFILES = ("smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full")
 KINDS = ("measured", "derived", "claimed", "simulated")
 STATUSES = ("ok", "failed", "not-run")
 MACHINE = ("cpu", "cores", "gpu", "os")
@@ -75,7 +75,7 @@ class Row:
     """
 
     question: Question
-    profile: Literal["smoke", "quick", "health", "pairs", "vision", "paper", "full"]
+    profile: Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]
     method: str
     budget: int
     shards: int
