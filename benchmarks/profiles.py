@@ -1,7 +1,7 @@
 """How large the benchmarks are: smoke (CI, tiny random model), quick (default), health (all of TREC-6, every method before
 deletions, about half an hour; engines on a third of it), pairs (a part of every text set that comes with a pack: the life of
-every method, and what S3T's own choices are worth), larger (a base model of twelve layers), vision (real images), paper (the cases of
-benchmarks/paper.py, and nothing else), full (hours).
+every method, and what S3T's own choices are worth), larger (a base model of twelve layers), vision (real images), paper (the
+cases of benchmarks/paper.py, and nothing else), full (hours).
 
 Recipes were chosen on the validation split alone, with the same number of trials for every method (docs/TUNING.md).
 """
