@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from benchmarks.engines import Ours, Outcome, Side, Stock
 from benchmarks.flops import Peak
@@ -12,6 +12,7 @@ from benchmarks.metering import Usage
 from benchmarks.rows import interval
 from benchmarks.workbench import Workbench
 
+T = TypeVar("T")
 Runs = Mapping[str, Sequence[Outcome]]
 """The outcomes of each side by :func:`name_of`, job by job."""
 
@@ -67,7 +68,7 @@ def add_ratios(bench: Workbench, sides: Sequence[Side], runs: Runs, about: dict[
     """Add a row per pair of ours and stock: the geometric mean of seconds, stock over ours."""
     for side in (side for side in sides if isinstance(side, Ours)):
         for other in (other for other in sides if isinstance(other, Stock)):
-            value = ratio(runs[name_of(other)], runs[name_of(side)])
+            value = ratio(seconds_of(runs[name_of(other)]), seconds_of(runs[name_of(side)]))
             extra = {"mode": side.mode, "against": other.mode, "interval": "of the logarithms"}
             metric = "times faster than stock"
             bench.add(metric=metric, unit="ratio", kind="measured", method="s3t", extra=extra, **value, **about)
@@ -99,11 +100,21 @@ class Timed(Protocol):
         """What it used."""
 
 
-def ratio(above: Sequence[Timed], below: Sequence[Timed]) -> dict[str, Any]:
-    """Return the geometric mean of the ratios of seconds, run by run, with its interval."""
-    logs = [math.log(a.usage.seconds / b.usage.seconds) for a, b in zip(above, below, strict=True)]
-    found = summary(logs)
+def seconds_of(outcomes: Sequence[Timed]) -> list[float]:
+    """Return the seconds of each run."""
+    return [outcome.usage.seconds for outcome in outcomes]
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> dict[str, Any]:
+    """Return the geometric mean of the ratios of seconds, run by run, as a row's value with its interval and n."""
+    found = summary([math.log(a / b) for a, b in zip(above, below, strict=True)])
     return {k: math.exp(v) if k in ("value", "low", "high") and v is not None else v for k, v in found.items()}
+
+
+def rotated(sides: Sequence[T], number: int) -> list[T]:
+    """Return ``sides`` from another place on: each round of a comparison begins with another side."""
+    first = number % len(sides)
+    return [*sides[first:], *sides[:first]]
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.comparing import summary
+from benchmarks.comparing import ratio, rotated, summary
 from benchmarks.large import CACHE, Work, node_task
 from benchmarks.workbench import Workbench
 from s3t.engine.activations import Activations
@@ -65,8 +64,7 @@ def in_turn(work: Work, sides: Sequence[OneByOne | Together], rounds: int) -> di
     try:
         for number in range(rounds):
             tasks = [node_task(work, encoded, 1, None, cache, GROUP * number + i) for i in range(GROUP)]
-            first = number % len(sides)
-            for side in (*sides[first:], *sides[:first]):
+            for side in rotated(sides, number):
                 _wait(work)
                 began = perf_counter()
                 side.train(work, tasks)
@@ -98,7 +96,11 @@ def add_rows(bench: Workbench, runs: Mapping[str, Sequence[float]], about: dict[
         )
         if mode == usual:
             continue
-        found = summary([math.log(theirs / ours) for theirs, ours in zip(runs[usual], seconds, strict=True)])
-        value = {k: math.exp(v) if k in ("value", "low", "high") and v is not None else v for k, v in found.items()}
         extra = {"mode": mode, "against": usual, "interval": "of the logarithms", "device": device}
-        bench.add(metric="times faster than nodes one by one", unit="ratio", extra=extra, **value, **common)
+        bench.add(
+            metric="times faster than nodes one by one",
+            unit="ratio",
+            extra=extra,
+            **ratio(runs[usual], seconds),
+            **common,
+        )

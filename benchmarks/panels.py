@@ -106,18 +106,18 @@ def worth(rows: pd.DataFrame) -> Figure:
 def area(table: pd.DataFrame, rows: pd.DataFrame, setting: Setting) -> Figure | None:
     """S3T minus every other method in points, in pairs by seed: mean accuracy over deletions, and at full health.
 
-    None if no other method shares a seed with S3T.
+    None if no other method met deletions on a seed of S3T's.
     """
     found = areas(rows)
     after = [] if found is None else differences(found)
+    if found is None or not after:
+        return None
     lines = [(f"{label(*d.theirs)}\nat full health", d) for d in gaps(rows)]
     lines += [(f"{label(*d.theirs)}", d) for d in after]
-    if not lines:
-        return None
     names = list(dict.fromkeys(name for name, _ in lines))
     budgets = sorted({d.ours[1] for _, d in lines})
-    span = "" if found is None else f" · mean over {found.first:.0f} to {found.last:.0f} deletions"
-    figure = page("S3T minus the others, on the same requests", f"{setting}{span} · 95% interval over seeds")
+    subtitle = f"{setting} · mean over {found.first:.0f} to {found.last:.0f} deletions · 95% interval over seeds"
+    figure = page("S3T minus the others, on the same requests", subtitle)
     axes = figure.add_axes((0.205, PLOT[1], 0.57, PLOT[3]), xlabel="Mean test accuracy, S3T minus the other (points)")
     axes.axvline(0.0, color="#888888", lw=1.2)
     for place, budget in enumerate(budgets):

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.rows import interval
+from benchmarks.comparing import rotated
 from s3t.backbone import Backbone, Encoded
 from s3t.blocks import ModelState
 from s3t.building import Builder
@@ -195,22 +195,12 @@ def in_turn(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, lis
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way()
-    names = list(ways)
     for number in range(rounds):
-        first = number % len(names)
-        for name in (*names[first:], *names[:first]):
+        for name in rotated(list(ways), number):
             began = time.perf_counter()
             ways[name]()
             seconds[name].append(time.perf_counter() - began)
     return seconds
-
-
-def ratio(over: Sequence[float], under: Sequence[float]) -> dict[str, Any]:
-    """Return a row's value, bounds and n: the geometric mean of paired ratios, Student's t of their logarithms."""
-    logs = [math.log(a / b) for a, b in zip(over, under, strict=True)]
-    mean, low, high = (None if bound is None else math.exp(bound) for bound in interval(logs))
-    bounds = {"low": low, "high": high, "confidence": 0.95} if low is not None else {}
-    return {"value": mean, "n": len(logs), **bounds}
 
 
 def quantile(values: Sequence[float], share: float) -> float:

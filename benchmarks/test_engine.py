@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparing import add_accuracy, add_ratios, add_runs, name_of, ratio, slope, summary
+from benchmarks.comparing import add_accuracy, add_ratios, add_runs, name_of, ratio, rotated, seconds_of, slope, summary
 from benchmarks.engines import Job, Ours, Outcome, Side, Stock, ablation, counted, ours, together, top_operations
 from benchmarks.flops import Peak, matmul_peak, model_shapes
 from benchmarks.profiles import PROFILES, Comparison
@@ -100,7 +100,7 @@ def test_ablation(benchmark: Any, bench: Workbench, rounds: int, tmp_path: Path)
         _warm_up(bench, modes, dataset, tmp_path / "warm")
         runs, _ = benchmark.pedantic(_in_turn, args=(bench, modes, jobs), rounds=1, iterations=1)
     for mode in modes:
-        value = ratio(runs[name_of(mode)], runs[name_of(modes[0])])
+        value = ratio(*(seconds_of(runs[name_of(m)]) for m in (mode, modes[0])))
         extra = {"mode": mode.mode, "against": modes[0].mode, "interval": "of the logarithms"}
         metric = "times the whole engine's seconds"
         bench.add(metric=metric, unit="ratio", kind="measured", method="s3t", extra=extra, **value, **about)
@@ -199,8 +199,7 @@ def _in_turn(
     runs: dict[str, list[Outcome]] = {name_of(side): [] for side in sides}
     peaks: dict[str, list[Peak]] = {name_of(side): [] for side in sides}
     for number, job in enumerate(jobs):
-        first = number % len(sides)
-        for side in (*sides[first:], *sides[:first]):
+        for side in rotated(sides, number):
             peaks[name_of(side)].append(_peak(bench, side.precision, job))
             runs[name_of(side)].append(side.run(job))
     return runs, peaks

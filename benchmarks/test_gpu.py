@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from benchmarks.comparing import add_runs, ratio, summary
+from benchmarks.comparing import add_runs, ratio, rotated, seconds_of, summary
 from benchmarks.flops import Peak, count_flops, matmul_peak, model_shapes
 from benchmarks.workbench import Workbench
 from s3t.records import Recipe
@@ -120,7 +120,7 @@ def _compare(
     theirs = runs[stock.mode]
     for side in ours:
         extra = {"mode": side.mode, "against": stock.mode, "interval": "of the logarithms", "device": str(_device())}
-        bench.add(**RATIO, extra=extra, **ratio(theirs, runs[side.mode]), **about)
+        bench.add(**RATIO, extra=extra, **ratio(seconds_of(theirs), seconds_of(runs[side.mode])), **about)
         assert runs[side.mode][0].layer_passes < theirs[0].layer_passes
     assert {done.record_passes for side in runs.values() for done in side} == {theirs[0].record_passes}
 
@@ -133,8 +133,7 @@ def _in_turn(
     peaks = []
     for number, seed in enumerate(seeds):
         peaks.append(_peak(bench, work))
-        first = number % len(sides)
-        for side in (*sides[first:], *sides[:first]):
+        for side in rotated(sides, number):
             runs[side.mode].append(side.run(work, scratch / "run", seed))
     return runs, peaks
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.comparing import ratio
 from benchmarks.flops import Peak, count_flops, matmul_peak
 from benchmarks.metering import Meter
-from benchmarks.serving import MadeUpSystem, Requests, Runs, Sides, damage, in_turn, quantile, ratio, texts
+from benchmarks.serving import MadeUpSystem, Requests, Runs, Sides, damage, in_turn, quantile, texts
 from benchmarks.workbench import Workbench
 from s3t.engine.mode import MODES, Mode
 from s3t.records import Layout, Recipe

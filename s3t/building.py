@@ -85,35 +85,29 @@ class Builder:
 
     def train(self, node: Node, *, down: bool) -> Cost:
         """Train and record one node in this process. Superseded if a deletion hit its slots meanwhile."""
-        job, plan = self._begin(node), self.facts.plan
+        job = self.take(node)
         with self.rows.observing() as reads:
-            job.stored.extend(self.node_rows(plan, node))
-            trained = self.run_kernel(plan, node, job.stored)
+            trained = self.run_kernel(self.facts.plan, node, job.stored)
         job.reads.update(reads)
         return self.finish(job, trained, down=down)
 
     def prepare(self, node: Node) -> tuple[Job, Assignment]:
-        """Read what a node is trained from; another process may then train it."""
-        job, plan = self._begin(node), self.facts.plan
+        """Read what a node is trained from and write it out; another process may then train it."""
+        job = self.take(node)
         with self.rows.observing() as reads:
-            job.stored.extend(self.node_rows(plan, node))
-            given = self.assignment(plan, node, job.stored)
+            given = self.assignment(self.facts.plan, node, job.stored)
         job.reads.update(reads)
         return job, given
 
     def take(self, node: Node) -> Job:
-        """Read what a node is trained from; :meth:`run_kernels` may then train it with others."""
-        job = self._begin(node)
-        with self.rows.observing() as reads:
-            job.stored.extend(self.node_rows(self.facts.plan, node))
-        job.reads.update(reads)
-        return job
-
-    def _begin(self, node: Node) -> Job:
+        """Read what a node is trained from. Superseded if a deletion took its parent after the node was found to be missing."""
         parent = self.facts.alive.get(node.parent) if node.parent else None
         if node.parent and parent is None:
-            raise Superseded  # a deletion took the parent after the node was found to be missing
-        return Job(node, parent, [], set(), self.run.ledger.head(), time.perf_counter())
+            raise Superseded
+        since, started = self.run.ledger.head(), time.perf_counter()
+        with self.rows.observing() as reads:
+            stored = self.node_rows(self.facts.plan, node)
+        return Job(node, parent, stored, set(reads), since, started)
 
     def finish(self, job: Job, trained: Trained, *, down: bool) -> Cost:
         """Record a trained node. Superseded if a deletion hit its slots since it began.

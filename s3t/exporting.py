@@ -213,15 +213,17 @@ def _files(run: Run, facts: Facts, chain: Chain, model: Backbone, base: str) -> 
     tensors = {name: tensor for adapter in state.adapters.values() for name, tensor in adapter.items()}
     if len(tensors) != sum(len(adapter) for adapter in state.adapters.values()):
         raise RunError(f"two adapters of {run.path} are on the same layer, which one standard adapter cannot hold")
-    if not model.predicts_text:
-        config = config_bytes(whole, model.family, run.config.recipe, base, task="FEATURE_EXTRACTION")
-        return {ADAPTER["lora"]: tensor_bytes(tensors), CONFIG: config, HEAD: tensor_bytes(state.head)}
-    # the model with its output layer, which holds the body as a part; the head that the run carries along is not used
-    body, inside = "base_model.model.", _body_of(model)
-    tensors = {f"{body}{inside}.{name.removeprefix(body)}": tensor for name, tensor in tensors.items()}
-    family = replace(model.family, layers=f"{inside}.{model.family.layers}")
-    config = config_bytes(whole, family, run.config.recipe, base, task="CAUSAL_LM")
-    return {ADAPTER["lora"]: tensor_bytes(tensors), CONFIG: config}
+    files, family, task = {}, model.family, "FEATURE_EXTRACTION"
+    if (
+        model.predicts_text
+    ):  # the model with its output layer holds the body as a part; the run's unused head stays behind
+        body, inside = "base_model.model.", _body_of(model)
+        tensors = {f"{body}{inside}.{name.removeprefix(body)}": tensor for name, tensor in tensors.items()}
+        family, task = replace(family, layers=f"{inside}.{family.layers}"), "CAUSAL_LM"
+    else:
+        files[HEAD] = tensor_bytes(state.head)
+    config = config_bytes(whole, family, run.config.recipe, base, task=task)
+    return {**files, ADAPTER["lora"]: tensor_bytes(tensors), CONFIG: config}
 
 
 def _body_of(model: Backbone) -> str:

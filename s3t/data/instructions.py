@@ -43,9 +43,8 @@ def as_prompt(cells: Sequence[object]) -> tuple[str]:
 
 def prompts(table: Table) -> list[str]:
     """Return the prompts of a table in the Alpaca format; a row without an instruction gets an empty one."""
-    instructions = table.column("instruction")
-    given = table.column("input") if "input" in table.names else [""] * len(instructions)
-    return [prompt(one, more) if one.strip() else "" for one, more in zip(instructions, given, strict=True)]
+    columns = [table.column(name) for name in ("instruction", "input") if name in table.names]
+    return [as_prompt(cells)[0] for cells in zip(*columns, strict=True)]
 
 
 def parse(pack: Pack, folder: Path) -> Dataset:

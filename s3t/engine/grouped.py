@@ -63,14 +63,14 @@ def _outcome(node: Mounted, norms: Sequence[Tensor]) -> Trained | DivergedError:
 def _run(nodes: Sequence[Mounted], layers: Sequence[Block]) -> list[list[Tensor]]:
     """Take all steps of all nodes; return the norms of each one's gradients."""
     encoder, depth, recipe = nodes[0].encoder, nodes[0].depth, nodes[0].task.recipe
-    deltas, head = _stacked_deltas(nodes), [_Stacked([node.learned.head[i] for node in nodes]) for i in (0, 1)]
+    deltas, heads = _stacked_deltas(nodes), list(zip(*(node.learned.head for node in nodes), strict=True))
     updates = [Updates(recipe, node.learned.body, node.learned.head) for node in nodes]
     norms: list[list[Tensor]] = [[] for _ in nodes]
     for step in range(max(len(node.task.batches) for node in nodes)):
         live = [at for at, node in enumerate(nodes) if step < len(node.task.batches)]
         hidden, lengths, answers, weights = _batch({at: nodes[at].batch(step) for at in live}, recipe.batch_size)
         features = encode(encoder, layers, depth, hidden, lengths, deltas)
-        weight, bias = (part() for part in head)
+        weight, bias = map(_filled, heads)
         logits = torch.baddbmm(bias[:, None], features.view(GROUP, -1, features.shape[1]), weight.transpose(1, 2))
         (losses(logits.flatten(0, 1), answers) * weights).sum().backward()  # type: ignore[no-untyped-call]
         for at in live:
@@ -96,17 +96,8 @@ def _batch(given: dict[int, tuple[Tensor, list[int], Tensor]], size: int) -> tup
     return hidden.flatten(0, 1), [some.shape[1]] * (GROUP * size), answers.flatten(), weights.flatten()
 
 
-@dataclass(frozen=True)
-class _Stacked:
-    """Tensors that learn, one per node; called, they are one tensor with a place for each of a group, empty ones zero."""
-
-    parts: Sequence[Tensor]
-
-    def __call__(self) -> Tensor:
-        return _filled(self.parts)
-
-
 def _filled(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors, one per node, as one with a place for each of a group, empty ones zero."""
     return torch.stack([*parts, *[torch.zeros_like(parts[0], requires_grad=False)] * (GROUP - len(parts))])
 
 
@@ -135,11 +126,11 @@ class GroupedLinear(Linear):
 class GroupedDelta:
     """What the adapters of a group add, each to the rows of its place (:class:`s3t.engine.lora.LoraDelta`).
 
-    ``draws``: the nodes' own generators, for dropout.
+    ``a``, ``b``: one per node, and they learn. ``draws``: the nodes' own generators, for dropout.
     """
 
-    a: _Stacked
-    b: _Stacked
+    a: Sequence[Tensor]
+    b: Sequence[Tensor]
     scale: float
     dropout: float
     draws: Sequence[torch.Generator]
@@ -149,8 +140,8 @@ class GroupedDelta:
         y = x.view(GROUP, -1, x.shape[1])
         if self.dropout:
             y = y * self._mask(y)
-        inner = torch.bmm(y, self.a().to(x.dtype).transpose(1, 2))
-        return torch.bmm(inner, (self.b() * self.scale).to(x.dtype).transpose(1, 2)).flatten(0, 1)
+        inner = torch.bmm(y, _filled(self.a).to(x.dtype).transpose(1, 2))
+        return torch.bmm(inner, (_filled(self.b) * self.scale).to(x.dtype).transpose(1, 2)).flatten(0, 1)
 
     def _mask(self, y: Tensor) -> Tensor:
         """Return what ``y`` is multiplied with: each node's from its own generator, as many numbers whatever its rows."""
@@ -177,6 +168,6 @@ def _stacked_deltas(nodes: Sequence[Mounted]) -> dict[int, dict[str, Delta]]:
     for layer, by_projection in nodes[0].learned.deltas.items():
         for name, one in by_projection.items():
             every = [node.learned.deltas[layer][name] for node in nodes]
-            a, b = _Stacked([delta.a for delta in every]), _Stacked([delta.b for delta in every])
+            a, b = [delta.a for delta in every], [delta.b for delta in every]
             out.setdefault(layer, {})[name] = GroupedDelta(a, b, one.scale, one.dropout, draws)
     return out

@@ -24,11 +24,11 @@ def _outcome(seconds: float, accuracy: float | None = None) -> Outcome:
 
 
 def test_a_ratio_is_the_geometric_mean_of_the_pairs() -> None:
-    found = ratio([_outcome(8.0), _outcome(2.0)], [_outcome(1.0), _outcome(1.0)])
+    found = ratio([8.0, 2.0], [1.0, 1.0])
     assert found["value"] == pytest.approx(4.0)
     assert found["low"] * found["high"] == pytest.approx(16.0)
     assert (found["n"], found["confidence"]) == (2, 0.95)
-    single = ratio([_outcome(6.0)], [_outcome(2.0)])
+    single = ratio([6.0], [2.0])
     assert single["value"] == pytest.approx(3.0) and single["low"] is single["high"] is single["confidence"] is None
 
 
