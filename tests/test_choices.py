@@ -11,11 +11,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from command_line import said
 from datasets import ClassLabel, Features, Value
-from typer.testing import CliRunner
 
 from s3t.answers import CANDIDATE
-from s3t.cli import app
 from s3t.data import hub, load
 from s3t.data.splits import three_way
 from s3t.errors import DataError
@@ -89,11 +88,6 @@ def test_what_cannot_be_ranked() -> None:
             evaluate(("choice_accuracy",), wrong, rows, CANDIDATE)
     with pytest.raises(DataError, match=r"metric 'choice_acuracy' is unknown \(did you mean 'choice_accuracy'"):
         evaluate(("choice_acuracy",), scores, records, CANDIDATE)
-
-
-def said(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    return done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture

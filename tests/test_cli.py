@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from command_line import said
 
-from s3t.cli import app
 from s3t.errors import IsolationError
 from s3t.partition import slot
 from s3t.records import sha256
@@ -32,10 +31,7 @@ class Result:
     """What a call of the command line left behind."""
 
     def __init__(self, *args: str | Path) -> None:
-        done = CliRunner().invoke(app, [str(arg) for arg in args])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        self.code, self.out, self.err = done.exit_code, done.stdout, done.stderr
+        self.code, self.out, self.err = said(*args)
 
     def json(self) -> Any:
         assert self.code == 0, self.err

@@ -9,13 +9,12 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from typer.testing import CliRunner
+from command_line import said
 
 from baselines.methods import make_plan
 from s3t import S3T
 from s3t.backbone import Backbone
 from s3t.building import Builder
-from s3t.cli import app
 from s3t.design import PAPER, Design
 from s3t.errors import LayoutError
 from s3t.graph import Node, node_key
@@ -251,11 +250,6 @@ def test_stages_that_the_declared_design_does_not_give_are_found(
     system.fit(_records())
     assert "plan: stage " in _violated(system, "E0")
     system.close()
-
-
-def said(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    return done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture

@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import refused, said
 from peft import AutoPeftModelForFeatureExtraction, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
-from typer.testing import CliRunner
 
 from baselines.methods import make_plan
 from s3t import S3T
 from s3t.backbone import Backbone
 from s3t.blocks import ChainModel
 from s3t.building import load_state
-from s3t.cli import app
 from s3t.errors import OfflineError, RunError
 from s3t.exporting import STATEMENT, check, export, push
 from s3t.partition import slot
@@ -227,10 +226,6 @@ def test_an_export_of_another_run(run: Path, tmp_path: Path, tiny: Backbone) -> 
 
 
 def test_the_commands(run: Path, tmp_path: Path) -> None:
-    def said(*args: object) -> tuple[int, str, str]:
-        done = CliRunner().invoke(app, [str(arg) for arg in args])
-        return done.exit_code, done.stdout, done.stderr
-
     certificate = tmp_path / "run.cert.json"
     certificate.write_text("{}")
     code, out, _ = said("export", run, "--out", tmp_path / "out", "--shard", 1, "--certificate", certificate)
@@ -273,9 +268,8 @@ def test_it_is_pushed_on_request_alone(
 
 def test_a_push_without_a_connection(run: Path, tmp_path: Path) -> None:
     """HF_HUB_OFFLINE is set for all tests; the folder stays."""
-    done = CliRunner().invoke(app, ["export", str(run), "--out", str(tmp_path / "out"), "--push", "me/shard"])
-    assert done.exit_code == 2 and done.stdout == ""
-    assert "error: 'me/shard' was not uploaded:" in done.stderr and check(tmp_path / "out").hit is None
+    told = refused("export", run, "--out", tmp_path / "out", "--push", "me/shard")
+    assert "error: 'me/shard' was not uploaded:" in told and check(tmp_path / "out").hit is None
 
 
 def test_a_folder_of_this_machine_is_not_told(tmp_path: Path, tiny: Backbone) -> None:

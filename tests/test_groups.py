@@ -7,13 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import said
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import s3t.data
 from s3t import S3T
-from s3t.cli import app
 from s3t.data.splits import three_way
 from s3t.errors import DataError
 from s3t.partition import slot, tag
@@ -66,11 +65,6 @@ def test_columns_of_a_file(table: Path, tmp_path: Path) -> None:
     broken.write_text("text,label,user\nx,a,\n")
     with pytest.raises(DataError, match=r"row 1, column 'user': group '' is not usable"):
         s3t.data.load(broken, group="user", classes=("a", "b"))
-
-
-def said(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    return done.exit_code, done.stdout, done.stderr
 
 
 def test_one_request_removes_a_person(table: Path, tmp_path: Path) -> None:

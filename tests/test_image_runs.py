@@ -9,25 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import call
 from peft import AutoPeftModelForFeatureExtraction
 from PIL import Image
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from s3t.backbone import load
-from s3t.cli import app
 from s3t.system import System
 from verify.cli import main as verify
 
 CPU = torch.device("cpu")
 COLOURS = {"blue": (30, 40, 200), "green": (20, 200, 40), "red": (210, 30, 20)}
 HOW = ("--model", "tiny-vit", "--shards", "2", "--slices", "2", "--budget", "2", "--epochs", "3", "--batch-size", "8")
-
-
-def call(*args: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call, refused
 from peft import AutoPeftModelForCausalLM
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
@@ -23,19 +24,18 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
-from typer.testing import CliRunner
 
+from s3t import S3T
 from s3t.answers import TEXT, answers, check_label, in_words, is_text, model_name, target
 from s3t.backbone import Backbone, load
 from s3t.blocks import ChainModel, score
-from s3t.cli import app
 from s3t.data import load as load_data
 from s3t.data.instructions import prompt
 from s3t.errors import DataError, ModelError, RecipeError
 from s3t.language import ASKED, LanguageBackbone
 from s3t.metrics import OF_TEXTS, measure
 from s3t.plan import s3t_plan
-from s3t.records import Layout, Recipe
+from s3t.records import Layout, Recipe, Record
 from s3t.system import System
 from verify import derive
 from verify.cli import main as verify
@@ -48,18 +48,6 @@ ROWS = [
     {"text": "say it twice", "answer": "sun sun moon"},
     {"text": "dog cat"},
 ]
-
-
-def call(*args: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def refused(*args: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exit_code == 2, done.output
-    return done.stderr.strip()
 
 
 @pytest.fixture
@@ -325,11 +313,9 @@ def test_the_life_of_a_run(alpaca: Path, tmp_path: Path) -> None:
     for level in ("E0", "E1a", "E1b", "E1c"):
         assert verify([str(run), "--level", level]) == 0, level
     assert verify([str(run), "--oracle"]) == 0, "a second implementation, bit for bit"
-    said = {row["instruction"]: row["output"] for row in json.loads(alpaca.read_text())}
     for path in run.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(f'"{name}"'.encode() in content for name in gone), path
-    assert said
 
 
 def test_levels_that_judge_classes_say_so(alpaca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -393,14 +379,24 @@ def test_an_export_is_a_causal_language_model(folder: Path, tmp_path: Path) -> N
     assert "AutoPeftModelForCausalLM" in card and "head" not in {path.stem for path in (tmp_path / "out").iterdir()}
 
 
-def test_a_text_alone_is_all_answer(tmp_path: Path) -> None:
-    """A run is trained on texts without prompts, too: what is called continued pretraining."""
+def test_a_text_alone_is_all_answer(folder: Path, rebuilt: Any, tmp_path: Path) -> None:
+    """A run is trained on texts without prompts, too: what is called continued pretraining. Its own texts grow likelier."""
+    records = [Record(f"r{i:02d}", {"text": f"{WORDS[i % 10]} {WORDS[i % 7]} {i % 3}"}, 0) for i in range(60)]
+    base, recipe = load(f"lm:{folder}", CPU), Recipe(rank=4, epochs=4, batch_size=4, lr=0.05)
+    asked = [record.inputs for record in records]
+    before = float(score(untrained(base), base.encode(asked, recipe.max_length)).mean())
+    with closing(S3T(tmp_path / "run", Layout(1, 2, 1), classes=TEXT, model=base, recipe=recipe)) as system:
+        system.fit(records)
+        assert float(np.asarray(system.predict(asked)).mean()) > before + 0.5
+        system.delete(["r00"])
+        rebuilt(system, records)
+
+
+def test_a_column_of_answers_needs_one_of_prompts(tmp_path: Path) -> None:
     rows = [{"note": f"{WORDS[i % 10]} {WORDS[i % 7]} {i}"} for i in range(60)]
     (tmp_path / "notes.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    said = refused(
-        "train", tmp_path / "run", "--data", tmp_path / "notes.jsonl", "--answer", "note", "--model", "tiny-llama"
-    )
-    assert "no column 'text'" in said
+    how = ("--data", tmp_path / "notes.jsonl", "--answer", "note", "--model", "tiny-llama")
+    assert "no column 'text'" in refused("train", tmp_path / "run", *how)
 
 
 @pytest.mark.packs

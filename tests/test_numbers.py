@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from command_line import call, refused
 
 from s3t.answers import Range, answers, check_label, in_words, target
 from s3t.backbone import Backbone
-from s3t.cli import app
 from s3t.data import load
 from s3t.engine.fast import train_node_fast
 from s3t.errors import DataError, RecipeError
@@ -30,18 +29,6 @@ from verify.cli import main as verify
 
 HOW = ("--model", "tiny", "--shards", "2", "--slices", "2", "--budget", "1", "--epochs", "2", "--batch-size", "16")
 RANGE = ("0.0:5.0",)
-
-
-def call(*args: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def refused(*args: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exit_code == 2, done.output
-    return done.stderr.strip()
 
 
 @pytest.fixture

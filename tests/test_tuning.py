@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from command_line import call, refused, said
 
 from baselines.methods import METHODS
 from s3t import tuning
 from s3t.backbone import Backbone
-from s3t.cli import app
 from s3t.errors import DataError, DivergedError, RecipeError, S3TError
 from s3t.records import Dataset, Layout, Recipe, Record
 
@@ -139,16 +138,13 @@ def test_the_command_and_training_with_what_it_chose(tmp_path: Path) -> None:
         "--precision",
         "float32",
     )
-    done = CliRunner().invoke(app, ["tune", str(out), *shared, *how, "--json"])
-    assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)
+    code, shown, progress = said("tune", out, *shared, *how, "--json")
+    assert code == 0, progress
+    told = json.loads(shown)
     assert {trial["method"] for trial in told["trials"]} == {"s3t", "sisa-full"} and len(told["trials"]) == 4
-    assert done.stderr.count("accuracy") == 4, "a line for each trial as it ends"
-    again = CliRunner().invoke(app, ["tune", str(out), *shared, *how])
-    assert again.exit_code == 2 and "exists already; nothing was tried" in again.stderr
-    wrong = CliRunner().invoke(app, ["tune", str(tmp_path / "b.json"), *shared, "--grid", "lr"])
-    assert wrong.exit_code == 2 and "--grid 'lr' is not NAME=V1,V2,..." in wrong.stderr
-    trained = CliRunner().invoke(app, ["train", str(tmp_path / "run"), *shared, "--tuned", str(out), "--rank", "3"])
-    assert trained.exit_code == 0, trained.output
+    assert progress.count("accuracy") == 4, "a line for each trial as it ends"
+    assert "exists already; nothing was tried" in refused("tune", out, *shared, *how)
+    assert "--grid 'lr' is not NAME=V1,V2,..." in refused("tune", tmp_path / "b.json", *shared, "--grid", "lr")
+    call("train", tmp_path / "run", *shared, "--tuned", out, "--rank", "3")
     kept = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
     assert kept == {**told["best"]["s3t"], "rank": 3}

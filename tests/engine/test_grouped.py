@@ -66,7 +66,7 @@ def base(request: pytest.FixtureRequest) -> ImageBackbone:
 
 
 @pytest.fixture
-def pictures(base: ImageBackbone) -> list[Row]:
+def rows(base: ImageBackbone) -> list[Row]:
     """Ten images of three classes and two slices, as the model wants them."""
     images = torch.randint(256, (10, 3, 12, 12), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     return [Row(image, i % 3, i % 2) for i, image in enumerate(base.resident(images))]
@@ -74,9 +74,9 @@ def pictures(base: ImageBackbone) -> list[Row]:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_a_nodes_bits_are_its_own(base: ImageBackbone, pictures: list[Row], precision: Any, dropout: float) -> None:
+def test_a_nodes_bits_are_its_own(base: ImageBackbone, rows: list[Row], precision: Any, dropout: float) -> None:
     """Alone, in a full group at every place, in other company; first and second stage."""
-    tasks = [task_of(pictures, i, dropout=dropout) for i in range(GROUP)]
+    tasks = [task_of(rows, i, dropout=dropout) for i in range(GROUP)]
     parents: list[Any] = []
     for _ in PLAN.stages:
         alone = [bits(group(base, [task], precision)[0]) for task in tasks]
@@ -87,14 +87,14 @@ def test_a_nodes_bits_are_its_own(base: ImageBackbone, pictures: list[Row], prec
         assert [bits(done) for done in turned] == [*alone[3:], *alone[:3]]
         assert [bits(done) for done in group(base, tasks[5:2:-1], precision)] == alone[5:2:-1]
         parents = [state_of(done) for done in together]
-        tasks = [task_of(pictures, i, parent, dropout=dropout) for i, parent in enumerate(parents)]
+        tasks = [task_of(rows, i, parent, dropout=dropout) for i, parent in enumerate(parents)]
 
 
-def test_groups_train_what_plain_steps_do(base: ImageBackbone, pictures: list[Row]) -> None:
+def test_groups_train_what_plain_steps_do(base: ImageBackbone, rows: list[Row]) -> None:
     """Up to rounding, in the first stage and the second, with the same counts of work."""
     parent = None
     for _ in PLAN.stages:
-        task = task_of(pictures, 2, parent)
+        task = task_of(rows, 2, parent)
         plain, (ours,) = train_node_fast(base, task, precision="float32"), group(base, [task])
         assert isinstance(ours, Trained)
         for mine, theirs in ((ours.adapter, plain.adapter), (ours.head, plain.head)):
@@ -152,7 +152,7 @@ def test_a_frozen_tensor_that_changes_is_noticed(
 # ---- builds ----
 
 
-def picture(number: int) -> bytes:
+def image_of(number: int) -> bytes:
     """A PNG of 8 x 8 pixels, red or blue, with noise."""
     colour = ((200, 30, 30), (30, 30, 200))[number % 2]
     noise = np.random.default_rng(number).normal(0, 20, (8, 8, 3))
@@ -161,7 +161,7 @@ def picture(number: int) -> bytes:
     return out.getvalue()
 
 
-RECORDS = [Record(f"r{i:02d}", {"image": picture(i)}, i % 2) for i in range(40)]
+RECORDS = [Record(f"r{i:02d}", {"image": image_of(i)}, i % 2) for i in range(40)]
 
 
 def system_of(folder: Path, layout: Layout, **how: Any) -> S3T:
@@ -179,6 +179,13 @@ def files(system: System) -> dict[str, Any]:
     facts = system._opened()[1]
     facts.update()
     return {node.name: fact.files["head.safetensors"] for node, fact in facts.alive.items()}
+
+
+def delete_elsewhere(system: System, record_id: str) -> None:
+    """Delete a record through another opening of the same run, as another process does."""
+    other = System.open(system.path, system._backbone)
+    other.delete([record_id])
+    other.close()
 
 
 @pytest.fixture
@@ -219,9 +226,7 @@ def test_a_deletion_that_overtakes_a_group_wins(
     def overtaken(self: Builder, plan: Any, jobs: Any) -> Any:
         trained = real(self, plan, jobs)
         if len(sizes) == 1:
-            other = System.open(tmp_path / "run", system._backbone)
-            other.delete([gone])
-            other.close()
+            delete_elsewhere(system, gone)
         return trained
 
     monkeypatch.setattr(Builder, "run_kernels", overtaken)
@@ -243,9 +248,7 @@ def test_a_deletion_between_two_of_a_group(tmp_path: Path, monkeypatch: pytest.M
         if len(taken) == 3:  # the first node of the second stage
             assert len(node.prefix) == 2
             first = next(row.record.id for row in job.stored if slot(b"k" * 32, row.record.id, Layout(2, 2, 1))[1] == 0)
-            other = System.open(tmp_path / "run", system._backbone)
-            other.delete([first])
-            other.close()
+            delete_elsewhere(system, first)
         return job
 
     monkeypatch.setattr(Builder, "take", overtaken)

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from command_line import said
 
-from s3t.cli import app
 from s3t.cli.inputs import read_prior
 from s3t.errors import DataError, LayoutError, S3TError
 from s3t.orders import conditional, matching
@@ -20,13 +19,6 @@ from s3t.system import System
 SMALL = ("--model", "tiny", "--epochs", "0.2", "--rank", "1", "--batch-size", "8", "--no-duplicates", "--json")
 LAYOUT = ("--shards", "2", "--slices", "3", "--budget", "2")
 PRIOR = [0.7, 0.1, 0.2]
-
-
-def call(*args: object) -> tuple[int, str, str]:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +39,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, data: Path, prior: Path) -> Path:
     run = tmp_path_factory.mktemp("trained") / "run"
-    code, _, error = call(*command(run, data, "--orders", "matching", "--prior", prior, "--horizon", 20))
+    code, _, error = said(*command(run, data, "--orders", "matching", "--prior", prior, "--horizon", 20))
     assert code == 0, error
     return run
 
@@ -60,19 +52,19 @@ def test_the_chosen_orders_are_trained_stored_and_shown(trained: Path) -> None:
     raw = json.loads((trained / "run.json").read_text())["plan"]
     assert [tuple(order) for order in raw["orders"]] == matching(PRIOR, 20, "expected_length", 2)
     assert raw["rule"] == {"name": "matching", "prior": PRIOR, "horizon": 20, "score": "expected_length"}
-    code, out, _ = call("status", trained)
+    code, out, _ = said("status", trained)
     assert code == 0
     assert "orders           matching (horizon 20, score expected_length, prior 0.7 0.1 0.2)" in out
 
 
 def test_the_same_command_continues_and_another_prior_does_not(trained: Path, data: Path, prior: Path) -> None:
-    code, out, error = call(*command(trained, data, "--orders", "matching", "--prior", prior, "--horizon", 20))
+    code, out, error = said(*command(trained, data, "--orders", "matching", "--prior", prior, "--horizon", 20))
     assert code == 0, error
     assert json.loads(out)["cost"]["nodes"] == 0
-    code, out, error = call(*command(trained, data, "--orders", "matching", "--prior", prior, "--horizon", 21))
+    code, out, error = said(*command(trained, data, "--orders", "matching", "--prior", prior, "--horizon", 21))
     assert (code, out) == (2, "")
     assert re.search("was made with another plan", error)
-    assert call(*command(trained, data))[0] == 2
+    assert said(*command(trained, data))[0] == 2
 
 
 def test_a_run_with_chosen_orders_is_not_extended(trained: Path) -> None:
@@ -87,7 +79,7 @@ def test_deletions_cut_the_chosen_orders(tmp_path: Path, data: Path) -> None:
     prior = tmp_path / "prior.txt"
     prior.write_text("0.7, 0.1\n0.2\n")
     run = tmp_path / "run"
-    code, _, error = call(*command(run, data, "--orders", "conditional", "--prior", prior, "--seed", 5))
+    code, _, error = said(*command(run, data, "--orders", "conditional", "--prior", prior, "--seed", 5))
     assert code == 0, error
     with closing(System.open(run)) as system:
         orders = conditional(PRIOR, 2, 5)
@@ -114,7 +106,7 @@ def test_deletions_cut_the_chosen_orders(tmp_path: Path, data: Path) -> None:
 )
 def test_bad_options_end_in_one_line(tmp_path: Path, data: Path, prior: Path, options: Any, message: str) -> None:
     given = [prior if option == "P" else option for option in options]
-    code, out, error = call(*command(tmp_path / "run", data, *given))
+    code, out, error = said(*command(tmp_path / "run", data, *given))
     assert (code, out) == (2, "")
     assert re.fullmatch(r"error: .+\n", error), error
     assert re.search(message, error), error
@@ -123,7 +115,7 @@ def test_bad_options_end_in_one_line(tmp_path: Path, data: Path, prior: Path, op
 
 def test_undivided_methods_have_no_orders(tmp_path: Path, data: Path) -> None:
     more = ("--model", "tiny", "--method", "retrain-lora", "--orders", "random")
-    code, _, error = call("train", tmp_path / "run", "--data", data, *more)
+    code, _, error = said("train", tmp_path / "run", "--data", data, *more)
     assert code == 2
     assert "do not apply to retrain-lora" in error
 

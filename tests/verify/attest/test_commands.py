@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from command_line import said
 
-from s3t.cli import app
 from verify.report import Finding, Verdict
 
 from .conftest import Certified, report_on
 
 
 def s3t(*args: object) -> tuple[int, str]:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
+    code, out, err = said(*args)
+    return code, out + err
 
 
 @pytest.fixture
@@ -31,26 +29,26 @@ def report(certified: Certified, tmp_path: Path) -> Path:
 
 def test_certify_and_check(certified: Certified, report: Path, tmp_path: Path) -> None:
     out, keys = tmp_path / "c.json", tmp_path / "keys"
-    code, said = s3t("certify", certified.run, "--request", "r000001", "--report", report, "--out", out, "--keys", keys)
-    assert code == 0, said
+    code, told = s3t("certify", certified.run, "--request", "r000001", "--report", report, "--out", out, "--keys", keys)
+    assert code == 0, told
     (public,) = keys.glob("*.pub")
-    assert public.name in said
+    assert public.name in told
     assert s3t("check", out, certified.run, "--keys", keys)[0] == 0
     assert s3t("check", out, "--key", public)[0] == 0
-    code, said = s3t("check", out, "--keys", tmp_path / "none")
+    code, told = s3t("check", out, "--keys", tmp_path / "none")
     assert code == 3
-    code, said = s3t("check", out, certified.run, "--key", public, "--json")
-    assert (code, json.loads(said)["verdict"]) == (0, "HOLDS")
+    code, told = s3t("check", out, certified.run, "--key", public, "--json")
+    assert (code, json.loads(told)["verdict"]) == (0, "HOLDS")
     out.write_bytes(out.read_bytes()[:-9])
-    code, said = s3t("check", out, "--key", public)
-    assert code == 2 and "is not a certificate" in said
+    code, told = s3t("check", out, "--key", public)
+    assert code == 2 and "is not a certificate" in told
 
 
 @pytest.mark.slow
 def test_certify_runs_the_audit_itself(certified: Certified, tmp_path: Path) -> None:
     out, keys = tmp_path / "c.json", tmp_path / "keys"
-    code, said = s3t("certify", certified.run, "--request", "r000001", "--out", out, "--keys", keys, "--by", "me")
-    assert code == 0, said
+    code, told = s3t("certify", certified.run, "--request", "r000001", "--out", out, "--keys", keys, "--by", "me")
+    assert code == 0, told
     assert s3t("check", out, certified.run, "--keys", keys)[0] == 0
 
 
