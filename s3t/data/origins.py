@@ -103,7 +103,7 @@ def download(pack: Pack, package: Package, into: Path, carry_to: Path) -> Path:
     into.mkdir()
     if package.deb:
         tool, command = "apt-get", f"apt-get update && apt-get download {package.pinned}"
-        found = _brought([_tool(pack, tool), "-qq", "download", package.pinned], into, cwd=into, LC_ALL="C")
+        found = _by_apt(_tool(pack, tool), package, into)
     else:
         tool, command = "pip", f"python -m pip download {' '.join(package.pip_options)} {package.pinned}"
         found = _by_pip(package, into)
@@ -131,6 +131,24 @@ def _by_pip(package: Package, into: Path) -> Path | str:
     quiet = ("--quiet", "--no-input", "--disable-pip-version-check", "--no-cache-dir", "--retries=2")
     options = (*package.pip_options, "--dest", str(into), "--requirement", str(requirement))
     return _brought([sys.executable, "-m", "pip", "download", *quiet, *options], into, TMPDIR=str(into.parent))
+
+
+def _by_apt(apt: str, package: Package, into: Path) -> Path | str:
+    """Ask once as the machine is, and once more with lists of packages of our own, for the machine's may be old or absent.
+
+    If neither brings it the first reason counts: a user who asks apt-get sees the same.
+    """
+    wanted = ("download", package.pinned)
+    found = _brought([apt, "-qq", *wanted], into, cwd=into, LC_ALL="C")
+    if isinstance(found, Path):
+        return found
+    lists, cache, again = (into.with_suffix(ending) for ending in (".lists", ".cache", ".again"))
+    for folder in (lists, cache, again):
+        folder.mkdir()
+    own = ("-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={cache}")
+    _brought([apt, "-qq", *own, "update"], again, cwd=again, LC_ALL="C")
+    second = _brought([apt, "-qq", *own, *wanted], again, cwd=again, LC_ALL="C")
+    return second if isinstance(second, Path) else found
 
 
 def _brought(command: Sequence[str], into: Path, cwd: Path | None = None, **env: str) -> Path | str:

