@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import lzma
 import os
 import shutil
 import subprocess
-import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,8 @@ from s3t.data.fetch import fetch
 from s3t.data.pack import Pack, Package
 from s3t.errors import DataError, ModelError
 
+from .conftest import Tiny
+
 CONTENT = {"usr/share/tiny/rows.txt": b"some rows\n", "usr/share/tiny/words.txt": b"some words\n"}
 FILE = "tiny-data_1.0~git1-1_all.deb"
 CONTROL = (
@@ -28,26 +27,12 @@ CONTROL = (
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="no dpkg-deb on this machine: it reads a .deb")
 
 
-def tar_xz(content: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in content.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-        for name, target in links.items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return lzma.compress(out.getvalue())
-
-
 def deb(files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
     """Return a ``.deb`` made by hand (deb(5)), so that its names can be such as dpkg-deb would not write."""
     members = {
         "debian-binary": b"2.0\n",
-        "control.tar.xz": tar_xz({"./control": CONTROL.encode()}, {}),
-        "data.tar.xz": tar_xz(files, links or {}),
+        "control.tar.xz": Tiny.tar({"./control": CONTROL.encode()}, mode="w:xz"),
+        "data.tar.xz": Tiny.tar(files, links, mode="w:xz"),
     }
     out = b"!<arch>\n"
     for name, data in members.items():
@@ -223,13 +208,28 @@ def test_another_archive_is_refused_before_it_is_opened(
     assert entries(cache) == set()
 
 
+ROWS, WORDS = "./usr/share/tiny/rows.txt", "./usr/share/tiny/words.txt"
+
+
 @needs_dpkg
-def test_other_members_are_refused(pinned: Callable[..., Pack], cache: Path) -> None:
-    """The archive is the pinned one, and the pins of what is in it were a slip."""
-    archive = deb({"./usr/share/tiny/rows.txt": b"some rows\n", "./usr/share/tiny/words.txt": b"other words\n"})
+@pytest.mark.parametrize(
+    ("files", "links", "fault"),
+    [
+        ({WORDS: b"other words\n"}, {}, rf"usr/share/tiny/words\.txt of {FILE} is not the file that pack 'tiny' pins"),
+        ({}, {}, rf"{FILE} holds no regular file usr/share/tiny/words\.txt"),
+        ({f"{WORDS}2": b"some words\n"}, {WORDS: "words.txt2"}, rf"{FILE} holds no regular file usr/share/tiny/words"),
+        ({}, {WORDS: "/etc/hostname"}, rf"{FILE} holds no regular file usr/share/tiny/words"),
+    ],
+    ids=["other", "absent", "link", "link outside"],
+)
+def test_a_member_that_is_not_the_pinned_file_is_refused(
+    pinned: Callable[..., Pack], cache: Path, files: dict[str, bytes], links: dict[str, str], fault: str
+) -> None:
+    """The archive is the pinned one, and the pins of what is in it were a slip. A link is not followed."""
+    archive = deb({ROWS: b"some rows\n", **files}, links)
     pinned(archive)
     carry(cache, archive)
-    with pytest.raises(DataError, match=rf"usr/share/tiny/words\.txt of {FILE} is not the file that pack 'tiny' pins"):
+    with pytest.raises(DataError, match=fault):
         fetch("tiny", cache)
     assert entries(cache) == set()
 
@@ -244,18 +244,6 @@ def test_names_in_a_package_cannot_reach_outside_the_cache(
     carry(cache, archive)
     assert held(fetch("tiny", cache)) == BOTH
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {*BOTH, FILE}
-
-
-@needs_dpkg
-@pytest.mark.parametrize("target", ["real.txt", "/etc/hostname"])
-def test_a_link_in_a_package_is_not_followed(pinned: Callable[..., Pack], cache: Path, target: str) -> None:
-    files = {"./usr/share/tiny/rows.txt": b"some rows\n", "./usr/share/tiny/real.txt": b"some words\n"}
-    archive = deb(files, {"./usr/share/tiny/words.txt": target})
-    pinned(archive)
-    carry(cache, archive)
-    with pytest.raises(DataError, match=rf"{FILE} holds no regular file usr/share/tiny/words\.txt"):
-        fetch("tiny", cache)
-    assert entries(cache) == set()
 
 
 @needs_dpkg

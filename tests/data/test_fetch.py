@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -122,20 +121,6 @@ def test_names_in_an_archive_cannot_reach_outside_the_cache(
     assert written == {"rows.txt", "words.txt", "s3t_tiny_pack-1.0-py3-none-any.whl"}
 
 
-def tar(content: dict[str, bytes], links: dict[str, str]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, data in content.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-        for name, target in links.items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return out.getvalue()
-
-
 def inner_pack(
     tiny: Any, inner: bytes, files: dict[str, bytes], pieces: int = 1
 ) -> tuple[Pack, list[dict[str, bytes]]]:
@@ -154,7 +139,7 @@ def test_an_archive_in_pieces_is_joined_and_opened(tiny: Any, register: Register
     with zipfile.ZipFile(zipped, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    for number, inner in enumerate((zipped.getvalue(), tar(files, {}))):
+    for number, inner in enumerate((zipped.getvalue(), tiny.tar(files))):
         pack, contents = inner_pack(tiny, inner, files, pieces)
         for i, content in enumerate(contents):
             tiny.wheel(cache / str(number) / "packages", content, f"s3t-tiny-{i}")
@@ -166,7 +151,7 @@ def test_an_archive_in_pieces_is_joined_and_opened(tiny: Any, register: Register
 @pytest.mark.usefixtures("no_pip")
 def test_a_link_in_an_archive_is_not_followed(tiny: Any, register: Register, cache: Path) -> None:
     secret = b"secret"
-    inner = tar({"top/real.txt": secret}, {"top/a.txt": "real.txt"})
+    inner = tiny.tar({"top/real.txt": secret}, {"top/a.txt": "real.txt"})
     pack, contents = inner_pack(tiny, inner, {"top/a.txt": secret})
     register(pack)
     tiny.wheel(cache / "packages", contents[0], "s3t-tiny-0")
