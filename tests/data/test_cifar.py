@@ -78,7 +78,7 @@ def test_other_scores_are_refused(task: dict[str, Any], tmp_path: Path, change: 
 
 
 def test_what_is_no_image_is_refused(task: dict[str, Any], tmp_path: Path) -> None:
-    task["examples"][3]["input"] = "#81756c"
+    task["examples"][3]["input"] = "#" + task["examples"][3]["input"]
     with pytest.raises(DataError, match=r"the input of example 3 of .* is no base64 \(.+\); fetch the pack again"):
         parse(PACK, write(tmp_path, task))
     task["examples"][3]["input"] = "ABCD"
