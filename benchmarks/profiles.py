@@ -244,7 +244,7 @@ PROFILES["vision"] = replace(
     PROFILES["quick"],
     name="vision",
     model="vit-s",
-    data=("mnist",),
+    data=("mnist", "fashion-mnist"),
     limits=(1000, 300, 1000),
     engine_data=(Comparison("mnist"),),
     audits=True,
