@@ -189,6 +189,23 @@ def test_one_builder_at_a_time(system: System, tiny: Backbone) -> None:
     other.close()
 
 
+@pytest.mark.parametrize("step", ["node_rows", "run_kernel"])
+def test_reads_are_on_record_whenever_they_happen(system: System, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A node that looks at another slot's rows, before it trains or while it does, cannot hide it."""
+    system.delete(_in(0, 0)[:1])
+    real = getattr(building.Builder, step)
+
+    def looking(self: building.Builder, plan: Any, node: Any, *args: Any) -> Any:
+        self.rows.read([(1, 1)])
+        return real(self, plan, node, *args)
+
+    monkeypatch.setattr(building.Builder, step, looking)
+    assert system.refresh().nodes
+    (mine,) = (chain for chain in system.provenance().chains if chain.nodes[0].shard == 0)
+    again = [node for node in mine.nodes if 0 in node.prefix]
+    assert again and all(set(_in(1, 1)) <= set(node.reads or ()) for node in again)
+
+
 @pytest.mark.parametrize("moment", ["before the parent is read", "after training"])
 def test_a_deletion_that_arrives_while_a_node_trains_wins(
     system: System, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
