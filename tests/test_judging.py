@@ -276,7 +276,7 @@ def test_the_table_and_its_limits(run: Path, tasks: Path, monkeypatch: pytest.Mo
         ("lost", r"task 'lost' or its data cannot be loaded: .*lost\.json"),
         ("choose,write", "writes none, which tasks write ask for; leave them out"),
         ("choose,choose", "task 'choose' is asked for twice"),
-        ("bare", r"the continuation '  ' of .* has 0 tokens; this model scores 1\.\.2048"),
+        ("bare", r"the continuation ' ' of .* has 0 tokens; this model scores 1\.\.2048"),
     ],
 )
 def test_tasks_that_cannot_be_judged(run: Path, tasks: Path, names: str, message: str) -> None:
@@ -297,8 +297,13 @@ def test_what_else_cannot_be_judged(run: Path, tasks: Path, tmp_path: Path, monk
     assert 'pip install "s3t[judge]"' in refused("judge", run, "--tasks", "choose", "--include", tasks)
 
 
-def test_a_task_that_asks_for_text_unannounced(run: Path) -> None:
+def test_generation_is_refused_before_anything_is_computed(run: Path, tasks: Path) -> None:
+    """Also for a task that does not say beforehand that it asks for it."""
+    seen: list[object] = []
     with closing(System.open(run)) as system:
+        with pytest.raises(DataError, match="which tasks write ask for"):
+            judge(system, ["choose", "write"], include=tasks, progress=lambda *told: seen.append(told))
+        assert not seen
         ((_, chain),) = system.served().models.values()
     with pytest.raises(DataError, match="which tasks some ask for"):
         Ensemble([(chain, 1.0)]).generate_until([SimpleNamespace(task_name="some")])  # type: ignore[list-item]
