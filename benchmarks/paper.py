@@ -87,8 +87,8 @@ def tuned() -> Iterator[Tuned]:
     for model, billions in zip(LLMS, (7, 13, 8), strict=True):
         recipe = Recipe(rank=32, alpha=64.0, rslora=True, dropout=0.05, epochs=3.0, batch_size=128, lr=2e-5)
         differs = (
-            f"judged by the likelihood of held-out answers; `s3t judge` judges a run by {', '.join(JUDGES)}, which has not been "
-            "done: neither the models nor the tasks' data could be had offline"
+            f"judged by the likelihood of held-out answers; `s3t judge` judges a run by {', '.join(JUDGES)}, which has not "
+            "been done: neither the models nor the tasks' data could be had offline"
         )
         yield Tuned(
             "instructions", "tatsu-lab/alpaca", model, billions * 10**9, Layout(1, 4, 1), recipe, differs=differs
