@@ -84,7 +84,7 @@ def test_a_deletion_trains_nothing_forwards_nothing_and_touches_its_own_shard(sy
     assert "forward" in idle
     idle.clear()
     before, name = _folders(system.path), _in(1, 0)[0]
-    models = {shard: id(model) for shard, (_, model) in system._served().models.items()}
+    models = {shard: id(model) for shard, (_, model) in system.served().models.items()}
     receipt = system.delete([name])
     after = _folders(system.path)
     assert idle == []
@@ -95,7 +95,7 @@ def test_a_deletion_trains_nothing_forwards_nothing_and_touches_its_own_shard(sy
     own = {fact.key for node, fact in system._opened()[1].alive.items() if node.shard == 0}
     assert len(own) == 4
     assert own <= set(after)
-    assert id(system._served().models[0][1]) == models[0]
+    assert id(system.served().models[0][1]) == models[0]
 
 
 @pytest.mark.parametrize(
