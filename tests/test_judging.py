@@ -13,18 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call, said
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
 from s3t import judging
 from s3t.backbone import load
 from s3t.blocks import ChainModel
-from s3t.cli import app
 from s3t.data.instructions import prompt
 from s3t.errors import DataError
 from s3t.judging import Ensemble, judge
@@ -54,16 +53,11 @@ TEXTS = ["repeat red red done", "dog", "sun moon " * 70, ""]
 HOW = ("--slices", "2", "--budget", "1", "--epochs", "6", "--batch-size", "8", "--lr", "0.05", "--no-duplicates")
 
 
-def call(*args: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exit_code == 0, done.output
-    return done.stdout
-
-
-def refused(*args: str | Path) -> str:
-    done = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert done.exit_code == 2, done.output
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def refused(*args: object) -> str:
+    """Call ``s3t``, which refuses; return the line that says so (the harness may have written others)."""
+    code, _, err = said(*args)
+    assert code == 2, err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     return line
 
 

@@ -350,10 +350,10 @@ def test_an_export_is_a_causal_language_model(small_llama: Path, tmp_path: Path)
     assert "AutoPeftModelForCausalLM" in card and "head" not in {path.stem for path in (tmp_path / "out").iterdir()}
 
 
-def test_a_text_alone_is_all_answer(folder: Path, rebuilt: Any, tmp_path: Path) -> None:
+def test_a_text_alone_is_all_answer(small_llama: Path, rebuilt: Any, tmp_path: Path) -> None:
     """A run is trained on texts without prompts, too: what is called continued pretraining. Its own texts grow likelier."""
     records = [Record(f"r{i:02d}", {"text": f"{WORDS[i % 10]} {WORDS[i % 7]} {i % 3}"}, 0) for i in range(60)]
-    base, recipe = load(f"lm:{folder}", CPU), Recipe(rank=4, epochs=4, batch_size=4, lr=0.05)
+    base, recipe = load(f"lm:{small_llama}", CPU), Recipe(rank=4, epochs=4, batch_size=4, lr=0.05)
     asked = [record.inputs for record in records]
     before = float(score(untrained(base), base.encode(asked, recipe.max_length)).mean())
     with closing(S3T(tmp_path / "run", Layout(1, 2, 1), classes=TEXT, model=base, recipe=recipe)) as system:
