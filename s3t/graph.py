@@ -15,7 +15,7 @@ from typing import Any
 from s3t.plan import Plan, Stage
 from s3t.records import Recipe, canonical_json, sha256
 
-FORMAT = 3
+FORMAT = 4
 """Version of the run folder and of everything derived in docs/DERIVATION.md."""
 
 

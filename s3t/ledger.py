@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from s3t.contract import Slot
-from s3t.errors import BusyError, RunError
+from s3t.errors import RunError
 from s3t.records import canonical_json
-from s3t.store import no_space
+from s3t.store import no_space, readable
 
 _SCHEMA = """
 CREATE TABLE entries(seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, body TEXT NOT NULL, previous TEXT NOT NULL,
@@ -30,6 +30,10 @@ CREATE INDEX entries_kind ON entries(kind, seq);
 _APPEND_ONLY = """
 CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+
+
+WHAT = "the ledger is"
+"""How errors of reading begin."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,9 @@ class Ledger:
         if not path.is_file():
             raise RunError(f"the run has no ledger ({path.name} is missing); without it nothing may be served")
         self._folder = path.parent
-        try:
+        with readable(WHAT):
             self._db = _connect(path)
-            self._check_head()
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"the ledger is damaged ({error}); restore it from a copy, nothing may be served") from error
+        self._last()
 
     @staticmethod
     def create(path: Path) -> Ledger:
@@ -96,31 +98,31 @@ class Ledger:
 
     def head(self) -> int:
         """Return the position of the last entry, 0 if there is none."""
-        (seq,) = self._db.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()
-        return int(seq)
+        return int(self._one("SELECT coalesce(max(seq), 0) FROM entries")[0])
 
     def entries(self, kind: str | None = None, after: int = 0, upto: int = 2**62) -> Iterator[Entry]:
         """Yield the facts after position ``after`` up to ``upto``, oldest first, of one kind or of all."""
         where, values = ("AND kind = ?", (after, upto, kind)) if kind else ("", (after, upto))
-        query = f"SELECT seq, kind, body FROM entries WHERE seq > ? AND seq <= ? {where} ORDER BY seq"
-        rows = self._db.execute(query, values)
-        for seq, name, body in rows:
-            yield Entry(seq, name, json.loads(body))
+        query = f"SELECT * FROM entries WHERE seq > ? AND seq <= ? {where} ORDER BY seq"
+        with readable(WHAT):
+            for row in self._db.execute(query, values):
+                yield _entry(row)
 
     def entry(self, seq: int) -> Entry:
-        """Return the fact at position ``seq``."""
-        name, body = self._db.execute("SELECT kind, body FROM entries WHERE seq = ?", (seq,)).fetchone()
-        return Entry(seq, name, json.loads(body))
+        """Return the fact at position ``seq``. RunError if there is none."""
+        row = self._one("SELECT * FROM entries WHERE seq = ?", seq)
+        if row is None:
+            raise RunError(f"the ledger is damaged: entry {seq} is missing; nothing may be served")
+        return _entry(row)
 
     def last(self, kind: str) -> Entry | None:
         """Return the latest fact of one kind, or None."""
-        (seq,) = self._db.execute("SELECT max(seq) FROM entries WHERE kind = ?", (kind,)).fetchone()
+        (seq,) = self._one("SELECT max(seq) FROM entries WHERE kind = ?", kind)
         return self.entry(seq) if seq else None
 
     def count(self, kind: str) -> int:
         """Return the number of facts of one kind."""
-        (count,) = self._db.execute("SELECT count(*) FROM entries WHERE kind = ?", (kind,)).fetchone()
-        return int(count)
+        return int(self._one("SELECT count(*) FROM entries WHERE kind = ?", kind)[0])
 
     def requests(self) -> int:
         """Return the number of requests; the last one's id says it, so nothing is counted."""
@@ -129,33 +131,46 @@ class Ledger:
 
     def tombstones(self) -> int:
         """Return the number of records ever deleted; rows are numbered from 1 and never removed, so nothing is counted."""
-        (count,) = self._db.execute("SELECT coalesce(max(rowid), 0) FROM tombstones").fetchone()
-        return int(count)
+        return int(self._one("SELECT coalesce(max(rowid), 0) FROM tombstones")[0])
 
     def tombstone(self, tag: str) -> int | None:
         """Return the position of the request that deleted the record with ``tag``, or None."""
-        row = self._db.execute("SELECT seq FROM tombstones WHERE tag = ?", (tag,)).fetchone()
+        row = self._one("SELECT seq FROM tombstones WHERE tag = ?", tag)
         return int(row[0]) if row else None
 
     def hits(self) -> dict[Slot, int]:
-        """Return for each slot that was ever hit the position of its last request, by one step in the index per slot."""
+        """Return for each slot that was ever hit the position of its last request, by one step in the index per slot.
+
+        RunError if the index says of a request what is not in it.
+        """
         found: dict[Slot, int] = {}
         following = (
             "SELECT shard, slice FROM hits WHERE (shard, slice, seq) > (?, ?, ?) ORDER BY shard, slice, seq LIMIT 1"
         )
-        row = self._db.execute(following, (-1, -1, 0)).fetchone()
+        row = self._one(following, -1, -1, 0)
         while row:
             last = found[row] = self._last_hit(*row)
-            row = self._db.execute(following, (*row, last)).fetchone()
+            if list(row) not in self.entry(last).body.get("slots", ()):
+                raise RunError(f"the ledger is damaged: its index says {row} of entry {last}; nothing may be served")
+            row = self._one(following, *row, last)
         return found
 
     def _last_hit(self, shard: int, piece: int) -> int:
         query = "SELECT coalesce(max(seq), 0) FROM hits WHERE shard = ? AND slice = ?"
-        return int(self._db.execute(query, (shard, piece)).fetchone()[0])
+        return int(self._one(query, shard, piece)[0])
+
+    def _one(self, query: str, *values: Any) -> Any:
+        with readable(WHAT):
+            return self._db.execute(query, values).fetchone()
+
+    def _last(self) -> tuple[int, str]:
+        """Return position and digest of the last entry, (0, "") if there is none."""
+        row = self._one("SELECT * FROM entries ORDER BY seq DESC LIMIT 1")
+        return (_entry(row).seq, row[4]) if row else (0, "")
 
     def _append(self, kind: str, body: dict[str, Any], tags: Sequence[str], slots: Sequence[Slot]) -> int:
-        last = self._db.execute("SELECT seq, digest FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-        seq, previous = (last[0] + 1, last[1]) if last else (1, "")
+        last, previous = self._last()
+        seq = last + 1
         text = canonical_json(body).decode()
         digest = _entry_digest(seq, kind, text, previous)
         self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (seq, kind, text, previous, digest))
@@ -165,11 +180,8 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        try:
+        with readable(WHAT), no_space(self._folder):
             self._db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise BusyError(f"another process is writing to this run ({error}); try again") from error
-        with no_space(self._folder):
             try:
                 yield
                 self._db.execute("COMMIT")
@@ -178,10 +190,13 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
 
-    def _check_head(self) -> None:
-        row = self._db.execute("SELECT * FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-        if row and _entry_digest(*row[:4]) != row[4]:
-            raise RunError(f"the ledger is damaged: entry {row[0]} does not match its digest; nothing may be served")
+
+def _entry(row: Sequence[Any]) -> Entry:
+    """Return a row of the table of entries as a fact. RunError if it does not match its digest."""
+    seq, kind, body, previous, digest = row
+    if not all(isinstance(text, str) for text in row[1:]) or _entry_digest(seq, kind, body, previous) != digest:
+        raise RunError(f"the ledger is damaged: entry {seq} does not match its digest; nothing may be served")
+    return Entry(seq, kind, json.loads(body))
 
 
 def _entry_digest(seq: int, kind: str, body: str, previous: str) -> str:

@@ -159,6 +159,10 @@ def _resolve(run: Run, ids: Sequence[str]) -> tuple[list[str], list[str], list[S
             )
         if place[1] is None:
             raise RecordError(f"record {record_id!r} belongs to the {place[0]} split, which is never trained on")
+        if place[1] != slot(run.key, record_id, run.config.plan.layout):
+            raise RunError(
+                f"the run's records are damaged (another slot than the id's, {place[1]}); restore them from a copy"
+            )
         fresh.append(record_id)
         slots.add(place[1])
     return fresh, already, sorted(slots)

@@ -2,14 +2,15 @@
 
 Salts and contents lie back to back in one flat file, written once. A deletion overwrites the row's bytes with zeros where
 they are and synchronises the file: nothing ever moves, so no copy of a row can be left elsewhere in it, and the cost of an
-erasure depends on the row alone. An index in SQLite says where each row lies; it holds keyed tags and salted commitments
-only and is never changed after ingestion. What a file system or an SSD keeps below that is out of reach and said so in
-the README.
+erasure depends on the row alone. An index in SQLite says where each row lies; it holds keyed tags, salted commitments and
+checksums only and is never changed after ingestion, and a row of it that is not as it was written is never used. What a file
+system or an SSD keeps below that is out of reach and said so in the README.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import secrets
 import sqlite3
@@ -23,8 +24,8 @@ from typing import Any, BinaryIO
 from s3t.contract import Slot
 from s3t.errors import RunError
 from s3t.partition import SALT_BYTES, content_commitment, slot, tag
-from s3t.records import Layout, Record
-from s3t.store import no_space
+from s3t.records import Layout, Record, canonical_json
+from s3t.store import no_space, readable
 
 INDEX, CONTENTS = "records.sqlite", "records.bin"
 MAGIC = b"s3t rows"
@@ -36,12 +37,16 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -65536;
 CREATE TABLE records(tag TEXT NOT NULL, shard INTEGER, slice INTEGER, split TEXT NOT NULL, "commitment" TEXT NOT NULL,
-                     start INTEGER NOT NULL, length INTEGER NOT NULL);
+                     start INTEGER NOT NULL, length INTEGER NOT NULL, "check" TEXT NOT NULL);
 """
 _INDEXES = """
 CREATE UNIQUE INDEX records_tag ON records(tag);
 CREATE INDEX records_slot ON records(split, shard, slice);
 """
+
+
+WHAT = "the run's records are"
+"""How errors of reading begin."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +57,44 @@ class StoredRow:
     commitment: str
 
 
-class RecordStore:
-    """Records of one run by tag, in ``folder``. Raises RunError if a file is missing, damaged, or a row is."""
+@dataclass(frozen=True)
+class _Place:
+    """A row of the index: where a record lies."""
 
-    def __init__(self, folder: Path) -> None:
+    tag: str
+    shard: int | None
+    piece: int | None
+    split: str
+    commitment: str
+    start: int
+    length: int
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot of a training record, None for others."""
+        return None if self.shard is None or self.piece is None else (self.shard, self.piece)
+
+
+class RecordStore:
+    """Records of one run by tag, in ``folder``. Raises RunError if a file is missing, damaged, or a row is.
+
+    ``given``: how many records each slot was given (:meth:`counts`), if that is on record; a slot with others is damaged.
+    """
+
+    def __init__(self, folder: Path, given: Mapping[Slot, int] | None = None) -> None:
+        self._given = given
         for name in (INDEX, CONTENTS):
             if not (folder / name).is_file():
                 raise RunError(f"the run has no records ({name} is missing); it cannot be used without them")
         self._folder = folder
         self._file = os.open(folder / CONTENTS, os.O_RDWR)
         self._closing = weakref.finalize(self, os.close, self._file)
-        try:
+        with readable(WHAT):
             where = f"{(folder / INDEX).resolve().as_uri()}?mode=ro&immutable=1"
             self._db = sqlite3.connect(where, uri=True)
-            last = self._db.execute("SELECT start + length FROM records ORDER BY rowid DESC LIMIT 1").fetchone()
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"the run's records are damaged ({error}); restore them from a copy") from error
+            last = next(self._index("ORDER BY rowid DESC LIMIT 1"), None)
         self.erased_through()
-        size, wanted = os.fstat(self._file).st_size, last[0] if last else HEADER
+        size, wanted = os.fstat(self._file).st_size, last.start + last.length if last else HEADER
         if size != wanted:
             raise RunError(f"the run's records are damaged ({CONTENTS} has {size} bytes, not {wanted}); restore them")
 
@@ -89,7 +114,9 @@ class RecordStore:
             file.write(_header(0))
             splits = {"train": train, "validation": validation, "test": test}
             with db:
-                db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", _ingest(file, key, layout, splits))
+                db.executemany(
+                    "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _ingest(file, key, layout, splits)
+                )
             file.flush()
             os.fsync(file.fileno())
         db.executescript(_INDEXES)
@@ -105,11 +132,10 @@ class RecordStore:
 
     def place(self, record_tag: str) -> tuple[str, Slot | None] | None:
         """Return (split, slot) of the record with ``record_tag``, or None if it is not here or was erased."""
-        query = "SELECT split, shard, slice, start FROM records WHERE tag = ?"
-        row = self._db.execute(query, (record_tag,)).fetchone()
-        if row is None or not any(os.pread(self._file, SALT_BYTES, row[3])):
+        row = next(self._index("WHERE tag = ?", record_tag), None)
+        if row is None or not any(os.pread(self._file, SALT_BYTES, row.start)):
             return None
-        return row[0], None if row[1] is None else (row[1], row[2])
+        return row.split, row.slot
 
     @contextmanager
     def erasing(self) -> Iterator[None]:
@@ -125,10 +151,9 @@ class RecordStore:
         erased = 0
         with no_space(self._folder):
             for record_tag in tags:
-                query = "SELECT start, length FROM records WHERE tag = ? AND split = 'train'"
-                for start, length in self._db.execute(query, (record_tag,)).fetchall():
-                    erased += os.pread(self._file, length, start) != bytes(length)
-                    self._write(start, bytes(length))
+                for row in self._index("WHERE tag = ? AND split = 'train'", record_tag):
+                    erased += os.pread(self._file, row.length, row.start) != bytes(row.length)
+                    self._write(row.start, bytes(row.length))
         return erased
 
     def erased_through(self) -> int:
@@ -149,13 +174,18 @@ class RecordStore:
 
     def commitments(self) -> Iterator[str]:
         """Yield the commitments of all training records ever ingested, sorted."""
-        query = 'SELECT "commitment" FROM records WHERE split = \'train\' ORDER BY "commitment"'
-        for (value,) in self._db.execute(query):
-            yield value
+        for row in self._index("WHERE split = 'train' ORDER BY \"commitment\""):
+            yield row.commitment
+
+    def counts(self) -> dict[Slot, int]:
+        """Return how many training records each slot was given, erased ones included."""
+        query = "SELECT shard, slice, count(*) FROM records WHERE split = 'train' GROUP BY shard, slice"
+        with readable(WHAT):
+            return {(shard, piece): count for shard, piece, count in self._db.execute(query)}
 
     def contents(self, split: str) -> Iterator[bytes]:
         """Yield the contents of the retained records of a split, in the order of ingestion."""
-        for content, _ in self._retained("split = ?", (split,)):
+        for content, _ in self._retained(self._index("WHERE split = ? ORDER BY start", split)):
             yield content
 
     def ids(self, split: str) -> list[str]:
@@ -173,23 +203,38 @@ class RecordStore:
         return sorted(map(Record.from_content, self.contents(split)), key=lambda record: record.id)
 
     def _slot_rows(self, shard: int, piece: int) -> list[StoredRow]:
-        found = self._retained("split = 'train' AND shard = ? AND slice = ?", (shard, piece))
-        return [StoredRow(Record.from_content(content), value) for content, value in found]
+        where = "WHERE split = 'train' AND shard = ? AND slice = ? ORDER BY start"
+        rows = list(self._index(where, shard, piece))
+        wanted = self._given.get((shard, piece), 0) if self._given is not None else len(rows)
+        if len(rows) != wanted:
+            raise RunError(
+                f"the run's records are damaged ({INDEX} has {len(rows)} rows of slot {(shard, piece)}, not {wanted}); "
+                "restore them from a copy"
+            )
+        return [StoredRow(Record.from_content(content), value) for content, value in self._retained(rows)]
 
-    def _retained(self, where: str, values: tuple[Any, ...]) -> Iterator[tuple[bytes, str]]:
-        query = f'SELECT start, length, "commitment" FROM records WHERE {where} ORDER BY start'
-        for start, length, committed in self._db.execute(query, values):
-            span = os.pread(self._file, length, start)
-            if content_commitment(span[:SALT_BYTES], span[SALT_BYTES:]) != committed:
+    def _index(self, where: str, *values: Any) -> Iterator[_Place]:
+        """Yield rows of the index. RunError for one that is not as it was written."""
+        query = f'SELECT tag, shard, slice, split, "commitment", start, length, "check" FROM records {where}'
+        with readable(WHAT):
+            for *fields, check in self._db.execute(query, values):
+                if _checksum(fields) != check:
+                    raise RunError(f"the run's records are damaged (a row of {INDEX}); restore them from a copy")
+                yield _Place(*fields)
+
+    def _retained(self, rows: Iterable[_Place]) -> Iterator[tuple[bytes, str]]:
+        for row in rows:
+            span = os.pread(self._file, row.length, row.start)
+            if content_commitment(span[:SALT_BYTES], span[SALT_BYTES:]) != row.commitment:
                 with self.erasing():  # another process may be in the middle of overwriting it
-                    span = os.pread(self._file, length, start)
-                if span == bytes(length):
+                    span = os.pread(self._file, row.length, row.start)
+                if span == bytes(row.length):
                     continue
                 raise RunError(
-                    f"the run's records are damaged ({CONTENTS}: the row at byte {start} does not match its commitment); "
+                    f"the run's records are damaged ({CONTENTS}: the row at byte {row.start} does not match its commitment); "
                     "restore them from a copy"
                 )
-            yield span[SALT_BYTES:], committed
+            yield span[SALT_BYTES:], row.commitment
 
     def _write(self, start: int, content: bytes) -> None:
         while content:
@@ -211,8 +256,14 @@ def _ingest(
             content, salt = record.content(), secrets.token_bytes(SALT_BYTES)
             shard, piece = slot(key, record.id, layout) if split == "train" else (None, None)
             length = file.write(salt + content)
-            yield tag(key, record.id), shard, piece, split, content_commitment(salt, content), start, length
+            fields = (tag(key, record.id), shard, piece, split, content_commitment(salt, content), start, length)
+            yield *fields, _checksum(fields)
             start += length
+
+
+def _checksum(fields: Sequence[Any]) -> str:
+    """Return what tells whether a row of the index is as it was written (docs/DERIVATION.md, "Records")."""
+    return hashlib.sha256(canonical_json(list(fields))).hexdigest()[:32]
 
 
 class ObservedRows:

@@ -149,7 +149,8 @@ def create(
             records = RecordStore.create(staging, key, config.plan.layout, train, *evaluation)
             ledger = Ledger.create(staging / LEDGER)
             root = _commit(staging / COMMITMENTS, records.commitments())
-            committed = {"root": root, "key": key_commitment(key)}
+            slots = [[*place, count] for place, count in sorted(records.counts().items())]
+            committed = {"root": root, "key": key_commitment(key), "slots": slots}
             ledger.append("create", {"run": sha256(config.to_bytes()), "rows": len(train), **committed})
             records.close()
             ledger.close()
@@ -190,7 +191,10 @@ def open_run(path: Path) -> Run:
     created = next(ledger.entries("create"), None)
     if created is None or created.body["run"] != sha256(content):
         raise RunError(f"{path}/{CONFIG} is not the configuration that the ledger was opened with; restore it")
-    return Run(path, config, _read_key(path / KEY), ledger, RecordStore(path), NodeStore(path / NODES))
+    key, given = _read_key(path / KEY), {(shard, piece): n for shard, piece, n in created.body["slots"]}
+    if key_commitment(key) != created.body["key"]:
+        raise RunError(f"{path / KEY} is not the key that the ledger was opened with; restore it from a copy")
+    return Run(path, config, key, ledger, RecordStore(path, given), NodeStore(path / NODES))
 
 
 def _read_key(path: Path) -> bytes:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3t.errors import RunError
+from s3t.errors import BusyError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +122,25 @@ def no_space(where: Path) -> Iterator[None]:
             f"no space left for the run ({free} bytes free); free some and give the same command again: "
             "what is finished is kept"
         ) from error
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what SQLite finds wrong with ``what`` into one error: BusyError if it had to wait too long, else RunError.
+
+    A broken constraint stays what it is.
+    """
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_BUSY:
+            raise BusyError(f"another process is writing to this run ({error}); try again") from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
+            raise RunError(f"{what} out of reach ({error}); check the folder's permissions and its disk") from error
+        raise RunError(f"{what} damaged ({error}); restore from a copy, nothing may be served") from error
 
 
 def sync_folder(folder: Path) -> None:

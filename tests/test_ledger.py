@@ -102,7 +102,7 @@ def test_a_request_is_one_atomic_fact(ledger: Ledger) -> None:
 
 
 def test_what_it_answers(ledger: Ledger) -> None:
-    assert ledger.append_request({"tags": ["t2"], "slots": []}, ["t2"], [(0, 1), (1, 0)]) == 3
+    assert ledger.append_request({"tags": ["t2"], "slots": [[0, 1], [1, 0]]}, ["t2"], [(0, 1), (1, 0)]) == 3
     assert (ledger.head(), ledger.count("request"), ledger.tombstones()) == (3, 2, 2)
     assert (ledger.tombstone("t1"), ledger.tombstone("t2"), ledger.tombstone("t3")) == (2, 3, None)
     assert ledger.hits() == {(0, 1): 3, (1, 0): 3}

@@ -72,6 +72,11 @@ def merkle_root(leaves: Sequence[bytes]) -> str:
     return level[0].hex()
 
 
+def index_check(fields: Sequence[Any]) -> str:
+    """Return the check of a row of the index of records, by its other fields in order."""
+    return digest(list(fields)).hex()[:32]
+
+
 def key_commitment(key: bytes) -> str:
     """Return the commitment to the slot key that the ledger's create entry holds, in hex."""
     return hashlib.sha256(b"s3t slot key v1\x00" + key).hexdigest()
@@ -144,7 +149,7 @@ def node_key(
     """Return the key of a node of ``run`` (the parsed run.json); ``commitments`` in row order."""
     return digest(
         {
-            "format": 3,
+            "format": 4,
             "kernel": run["kernel"],
             "parent": parent,
             "shard": shard,

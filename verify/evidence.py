@@ -16,8 +16,9 @@ from typing import Any
 
 from s3t.errors import DataError, RunError
 from s3t.records import Record, canonical_json, sha256
+from verify import derive
 
-FORMAT = 3
+FORMAT = 4
 LEAF = 32
 """Bytes of one commitment in the file `commitments`."""
 MAGIC = b"s3t rows"
@@ -227,17 +228,17 @@ def _entry(seq: int, kind: str, text: str, digest: str, problems: list[str]) -> 
 def _read_records(
     folder: Path, entries: Sequence[Entry], problems: list[str]
 ) -> tuple[tuple[Row, ...], tuple[Span, ...], tuple[tuple[int, int], ...]]:
-    query = "SELECT tag, shard, slice, split, commitment, start, length FROM records ORDER BY start"
+    query = 'SELECT tag, shard, slice, split, commitment, start, length, "check" FROM records ORDER BY start'
     index = _select(folder / "records.sqlite", query, problems)
     raw = _read_contents(folder / "records.bin", entries, problems)
-    if index is None or raw is None:
+    if index is None or raw is None or not _index_holds(index, problems):
         return (), (), ()
     gone = {tag for entry in entries if entry.kind == "request" for tag in entry.body["tags"]}
     rows: list[Row] = []
     spans: list[Span] = []
     loose: list[tuple[int, int]] = []
     end = HEADER
-    for tag, shard, slice_, split, commitment, start, length in index:
+    for tag, shard, slice_, split, commitment, start, length, _ in index:
         if type(start) is not int or type(length) is not int or start < end or not SALT < length <= len(raw) - start:
             problems.append(f"records.sqlite: a row of {length!r} bytes cannot lie at byte {start!r} of records.bin")
             return (), (), ()
@@ -261,6 +262,15 @@ def _read_records(
     if any(raw[end:]):
         loose.append((end, len(raw)))
     return tuple(sorted(rows, key=lambda row: row.record.id)), tuple(spans), tuple(loose)
+
+
+def _index_holds(index: Sequence[Sequence[Any]], problems: list[str]) -> bool:
+    """Say whether every row of the index is as it was written."""
+    for *fields, check in index:
+        if any(isinstance(field, bytes) for field in fields) or derive.index_check(fields) != check:
+            problems.append(f"records.sqlite: the row of tag {fields[0]!r} does not match its check")
+            return False
+    return True
 
 
 def _read_contents(path: Path, entries: Sequence[Entry], problems: list[str]) -> bytes | None:

@@ -23,7 +23,7 @@ SIDECARS = ("ledger.sqlite-wal", "ledger.sqlite-shm")
 """Files that SQLite keeps beside a database that is open in WAL mode; searched like every other file."""
 
 TABLES = {"ledger.sqlite": {"entries", "hits", "tombstones"}, "records.sqlite": {"records"}}
-COLUMNS = {"tag", "shard", "slice", "split", "commitment", "start", "length"}
+COLUMNS = {"tag", "shard", "slice", "split", "commitment", "start", "length", "check"}
 """Columns of the index of records: nothing in it tells an id or a content."""
 
 NODE_FILES = {

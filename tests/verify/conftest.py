@@ -61,7 +61,7 @@ class Forge:
         )
         assert plan is not None
         self.run = {
-            "format": 3,
+            "format": 4,
             "s3t": "0",
             "kernel": "1",
             "plan": {
@@ -105,7 +105,7 @@ class Forge:
         self.store = sqlite3.connect(self.folder / "records.sqlite")
         self.store.execute(
             "CREATE TABLE records(tag TEXT, shard INTEGER, slice INTEGER, split TEXT, commitment TEXT, start INTEGER,"
-            " length INTEGER)"
+            ' length INTEGER, "check" TEXT)'
         )
         self.bin.write_bytes(b"s3t rows" + bytes(8))
         self.trained: dict[tuple[int, tuple[int, ...]], str] = {}
@@ -131,7 +131,15 @@ class Forge:
         where = (self.bin.stat().st_size, len(salt + content))
         with self.bin.open("ab") as file:
             file.write(salt + content)
-        self.store.execute("INSERT INTO records VALUES(?,?,?,?,?,?,?)", (tag, shard, slice_, split, committed, *where))
+        fields = (tag, shard, slice_, split, committed, *where)
+        self.store.execute("INSERT INTO records VALUES(?,?,?,?,?,?,?,?)", (*fields, derive.index_check(fields)))
+        self.store.commit()
+
+    def reseal(self) -> None:
+        """Write the index's checks anew, as whoever changes it can."""
+        columns = "tag, shard, slice, split, commitment, start, length"
+        for number, *fields in self.store.execute(f"SELECT rowid, {columns} FROM records").fetchall():
+            self.store.execute('UPDATE records SET "check"=? WHERE rowid=?', (derive.index_check(fields), number))
         self.store.commit()
 
     def span(self, name: str) -> tuple[int, int]:
@@ -148,7 +156,7 @@ class Forge:
         self.bin.write_bytes(raw[:start] + new + raw[start + length :])
         self.store.execute("UPDATE records SET start=start+? WHERE start>?", (len(new) - length, start))
         self.store.execute("UPDATE records SET length=? WHERE start=?", (len(new), start))
-        self.store.commit()
+        self.reseal()
 
     def erase(self, name: str) -> None:
         """Overwrite a record with zeros, as a deletion does."""
@@ -163,7 +171,7 @@ class Forge:
         """Change the index's row of each record."""
         for name in names:
             self.store.execute(f"UPDATE records SET {assignment} WHERE tag=?", (derive.tag(KEY, name),))
-        self.store.commit()
+        self.reseal()
 
     def unlink(self, *names: str) -> None:
         """Take records out of the index and leave their bytes."""

@@ -349,11 +349,11 @@ def test_what_was_erased_is_known_without_a_ledger(forge: Callable[..., Any]) ->
 NO_RUN: dict[str, tuple[Any, str]] = {
     "cut": (b"{", r"^'{path}' is not JSON \(.+\); restore it from a backup$"),
     "not UTF-8": (b"\xff\xfe\xff", r"^'{path}' is not JSON \(.+\); restore it from a backup$"),
-    "a list": (b"[]", "^'{path}' has format 'list'; this verifier reads format 3. Train anew$"),
-    "no format": (b"{}", "^'{path}' has format None; this verifier reads format 3. Train anew$"),
-    "format 1": (b'{"format":1}', "^'{path}' has format 1; this verifier reads format 3. Train anew$"),
+    "a list": (b"[]", "^'{path}' has format 'list'; this verifier reads format 4. Train anew$"),
+    "no format": (b"{}", "^'{path}' has format None; this verifier reads format 4. Train anew$"),
+    "format 1": (b'{"format":1}', "^'{path}' has format 1; this verifier reads format 4. Train anew$"),
     "bare": (
-        b'{"format":3}',
+        b'{"format":4}',
         "^'{path}' lacks the key 's3t'; a run has format, s3t, kernel, plan, recipe, model, data, seed$",
     ),
 }

@@ -143,7 +143,7 @@ def test_node_key_covers_every_part() -> None:
     }
     base = {"shard": 0, "prefix": (1, 0), "parent": "p", "commitments": ["a", "b"], "environment": {"threads": 1}}
     text = (
-        b'{"base":"d","environment":{"threads":1},"format":3,"kernel":"1","parent":"p","prefix":[1,0],'
+        b'{"base":"d","environment":{"threads":1},"format":4,"kernel":"1","parent":"p","prefix":[1,0],'
         b'"recipe":{"lr":1.0},"rows":["a","b"],"seed":0,"shard":0,"stage":{"adapter":"y"}}'
     )
     assert derive.node_key(run, **base) == hashlib.sha256(text).hexdigest()

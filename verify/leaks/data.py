@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from s3t.backbone import Backbone, Encoded
 from s3t.blocks import ModelState
 from s3t.building import Builder
-from s3t.contract import Cost, Progress
+from s3t.contract import Cost, Progress, Receipt, Slot
 from s3t.engine import activations, fast
 from s3t.engine.activations import Piece
 from s3t.graph import Node
 from s3t.plan import Plan
-from s3t.records import Inputs, Record
+from s3t.records import Inputs, Layout, Record
 from s3t.rows import StoredRow
 from s3t.training import Trained
 from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, OF_TEXTS, RESIDUE, ROWS, Leak, Planted, planted
@@ -199,26 +199,40 @@ class Augmented(Planted):
         return super().fit([*records, *copies], progress)
 
 
-def _placed(system: Planted, records: Sequence[Record], values: dict[str, int]) -> Any:
-    layout = system.config.plan.layout
-    slots = {name: divmod(value % (layout.shards * layout.slices), layout.slices) for name, value in values.items()}
-    return patch("s3t.rows.slot", lambda key, name, layout: slots[name])
+class Placed(Planted):
+    """Rows lie where ``places`` says (a number per id) instead of where their ids do, and deletions look for them there."""
+
+    def places(self, records: Sequence[Record]) -> dict[str, int]:
+        """Return a number per id; slots take turns."""
+        raise NotImplementedError
+
+    def _start(self, records: Sequence[Record]) -> None:
+        layout = self.config.plan.layout
+        numbers = self.places(records).items()
+        self._slots = {name: divmod(n % (layout.shards * layout.slices), layout.slices) for name, n in numbers}
+        with patch("s3t.rows.slot", self._slot):
+            super()._start(records)
+
+    def delete(self, ids: Sequence[str]) -> Receipt:
+        with patch("s3t.requests.slot", self._slot):
+            return super().delete(ids)
+
+    def _slot(self, key: bytes, name: str, layout: Layout) -> Slot:
+        return self._slots[name]
 
 
-class ByPosition(Planted):
+class ByPosition(Placed):
     """`shuffle, then split evenly`: every row behind a missing one moves up by one place."""
 
-    def _start(self, records: Sequence[Record]) -> None:
-        with _placed(self, records, {record.id: position for position, record in enumerate(records)}):
-            super()._start(records)
+    def places(self, records: Sequence[Record]) -> dict[str, int]:
+        return {record.id: position for position, record in enumerate(records)}
 
 
-class ByContent(Planted):
+class ByContent(Placed):
     """Rows are sharded by cluster or topic, here by their length: the slot says what is in the row."""
 
-    def _start(self, records: Sequence[Record]) -> None:
-        with _placed(self, records, {record.id: size(record.inputs, json.dumps) for record in records}):
-            super()._start(records)
+    def places(self, records: Sequence[Record]) -> dict[str, int]:
+        return {record.id: size(record.inputs, json.dumps) for record in records}
 
 
 FIRST = "the rows are read while the first node is trained; where the deletion drops that node, its record of reads goes too"
