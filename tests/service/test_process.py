@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import http.client
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +16,7 @@ import pytest
 from command_line import refused
 from serving_http import PROBE, RECORDS, head_of, placed
 
+from benchmarks.services import MODULE, Listening
 from s3t.backbone import Backbone
 from s3t.system import System
 from verify.audit import audit
@@ -41,53 +38,34 @@ cli.main()
 Start = Callable[..., "Process"]
 
 
-class Process:
+class Process(Listening):
     """A service of its own process, which is listening."""
 
     def __init__(self, run: Path, *options: str, slow: str = "") -> None:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
-        how = ["-c", slow] if slow else ["-m", "s3t"]
-        command = [sys.executable, *how, "serve", str(run), "--port", "0", "--json", *options]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        super().__init__(run, options, ("-c", slow) if slow else MODULE)
         self.run = run
-        self._process = subprocess.Popen(command, env=env, cwd=run.parent, **pipes)
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise AssertionError(self._process.communicate()[1])
-        self.said = json.loads(line)
-
-    @property
-    def token(self) -> str:
-        return Path(self.said["token_file"]).read_text().strip()
 
     def ask(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
         """Send one request over a connection of its own: status and JSON."""
-        with closing(http.client.HTTPConnection("127.0.0.1", self.said["port"], timeout=120)) as connection:
-            headers = {"Authorization": f"Bearer {token}"} if token else {}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+        with closing(self.client()) as client:
+            return client.ask(method, path, body, token)
 
     def predict(self) -> tuple[int, Any]:
         return self.ask("POST", "/predict", {"inputs": PROBE})
 
     def arguments(self) -> str:
-        return Path(f"/proc/{self._process.pid}/cmdline").read_bytes().decode()
-
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
+        return Path(f"/proc/{self.process.pid}/cmdline").read_bytes().decode()
 
     def end(self) -> tuple[int, str]:
         """Wait for the end; exit code, and what was said after the first line on either stream."""
-        out, err = self._process.communicate(timeout=120)
-        return self._process.returncode, out + err
+        out, err = self.process.communicate(timeout=120)
+        return self.process.returncode, out + err
 
     def kill(self) -> None:
         """End it, whatever it does."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
 
 
 @pytest.fixture
@@ -137,7 +115,7 @@ def test_a_stop_during_a_deletion_finishes_and_answers_it(
     _wait_for(mark)
     assert answers == []
     assert process.predict()[1] != before, "the request is durable, so it holds for predictions already"
-    process.signal(number)
+    process.process.send_signal(number)
     code, said = process.end()
     thread.join()
     assert (code, said) == (0, "")
@@ -148,7 +126,7 @@ def test_a_stop_during_a_deletion_finishes_and_answers_it(
     assert again.token == token
     assert again.predict() != (200, before)
     assert again.ask("POST", "/delete", body, token)[1]["already"] == [victim]
-    again.signal(signal.SIGTERM)
+    again.process.send_signal(signal.SIGTERM)
     assert again.end() == (0, "")
     _holds(process.run, tiny, [victim])
 
@@ -165,9 +143,9 @@ def test_a_second_signal_ends_at_once_and_what_is_durable_holds(start: Start, tm
     thread = threading.Thread(target=ask)
     thread.start()
     _wait_for(mark)
-    process.signal(signal.SIGTERM)
+    process.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    process.signal(signal.SIGTERM)
+    process.process.send_signal(signal.SIGTERM)
     assert process.end() == (128 + signal.SIGTERM, "")
     thread.join()
     assert head_of(process.run) == head + 1
@@ -197,7 +175,7 @@ def test_the_life_of_a_service(start: Start, tiny: Backbone) -> None:
             assert raw.recv(4096).startswith(b"HTTP/1.1 400")
     assert process.ask("GET", "/status", token=token)[1]["deleted"] == 2
     assert token not in process.arguments()
-    process.signal(signal.SIGTERM)
+    process.process.send_signal(signal.SIGTERM)
     code, said = process.end()
     assert code == 0
     assert "POST /delete 401" in said
