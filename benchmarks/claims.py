@@ -49,11 +49,14 @@ def derive(told: Mapping[str, Any]) -> float:
 
 
 def find(told: Mapping[str, Any], rows: pd.DataFrame) -> float:
-    """Return the mean of the rows that ``told`` names by ``file`` and other columns. DataError for none."""
+    """Return the mean of the rows that ``told`` names by ``file``, columns, and entries of ``extra``. DataError for none."""
     wanted = {name: value for name, value in told.items() if name != "value"} | {"status": "ok"}
     chosen = rows
     for name, value in wanted.items():
-        chosen = chosen[chosen[name] == value]
+        if name == "extra":
+            chosen = chosen[[value.items() <= entry.items() for entry in chosen["extra"]]]
+        else:
+            chosen = chosen[chosen[name] == value]
     if chosen.empty:
         raise DataError(f"no committed row is {wanted}")
     return float(chosen["value"].mean())

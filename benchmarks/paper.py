@@ -22,6 +22,7 @@ GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
 SUPERGLUE = ("boolq", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
 LLMS = ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf", "meta-llama/Meta-Llama-3-8B")
 JUDGES = ("MMLU", "HellaSwag", "PIQA", "ARC")
+"""Tasks of `s3t judge` (mmlu, hellaswag, piqa, arc_easy and arc_challenge), whose data come from the hub."""
 
 _LORA: dict[str, Any] = {"rank": 16, "rslora": True}
 ROBERTA = Recipe(**_LORA, alpha=32.0, dropout=0.1, epochs=30.0, batch_size=32, lr=1e-4, head_lr=1e-4)
@@ -85,7 +86,10 @@ def tuned() -> Iterator[Tuned]:
         yield Tuned("deletion", data, model, millions * 10**6, layout, VIT, deletes=(0, 10, 20, 40, 60, 80, 100))
     for model, billions in zip(LLMS, (7, 13, 8), strict=True):
         recipe = Recipe(rank=32, alpha=64.0, rslora=True, dropout=0.05, epochs=3.0, batch_size=128, lr=2e-5)
-        differs = f"judged by the likelihood of held-out answers, not by {', '.join(JUDGES)}"
+        differs = (
+            f"judged by the likelihood of held-out answers; `s3t judge` judges a run by {', '.join(JUDGES)}, which has not "
+            "been done: neither the models nor the tasks' data could be had offline"
+        )
         yield Tuned(
             "instructions", "tatsu-lab/alpaca", model, billions * 10**9, Layout(1, 4, 1), recipe, differs=differs
         )

@@ -55,7 +55,8 @@ class Profile:
     benchmark compares modes.
     ``engine_data``: where engines are compared; ``engine_rounds``: how often the parts of the engine, and growth, are timed, on
     the first of these (0: not at all, nor profiled); ``engine_growth``: numbers of training records at which a node is timed;
-    ``designs``: whether S3T's own choices are turned one at a time.
+    ``designs``: whether S3T's own choices are turned one at a time; ``audits``: whether every method is audited on all data
+    (where it is not, the main job of the README audits by command).
     ``engine_tuning``: rows per trial when the stock pipeline is tuned, over few combinations or ``engine_grid``.
     """
 
@@ -89,6 +90,7 @@ class Profile:
     engine_tuning: int = 96
     engine_grid: bool = False
     designs: bool = False
+    audits: bool = False
 
     def recipe(self, method: str) -> Recipe:
         """Return the recipe of a method: its own if it has one, else that of its kind of training."""
@@ -128,6 +130,7 @@ PROFILES: dict[str, Profile] = {
         engine_growth=(24, 48),
         engine_tuning=32,
         designs=True,
+        audits=True,
         recipes=dict.fromkeys(("s3t", "sequential", "sisa-lora", "sisa-lora-lazy", "retrain-lora"), _SHORT),
     ),
     "quick": Profile(
@@ -218,6 +221,7 @@ PROFILES: dict[str, Profile] = {
         engine_tuning=512,
         engine_grid=True,
         designs=True,
+        audits=True,
     ),
 }
 PROFILES["pairs"] = replace(
@@ -226,6 +230,7 @@ PROFILES["pairs"] = replace(
     data=("trec6", "movies", "r8", "newsgroups"),
     healthy=(("retrain-full", 1),),
     designs=True,
+    audits=True,
 )
 PROFILES["larger"] = replace(
     PROFILES["pairs"],
@@ -239,8 +244,9 @@ PROFILES["vision"] = replace(
     PROFILES["quick"],
     name="vision",
     model="vit-s",
-    data=("mnist",),
+    data=("mnist", "fashion-mnist"),
     limits=(1000, 300, 1000),
     engine_data=(Comparison("mnist"),),
+    audits=True,
 )
 PROFILES["paper"] = replace(PROFILES["quick"], name="paper")

@@ -91,7 +91,7 @@ class MadeUpSystem(System):
     @property
     def serving(self) -> Timed:
         """What serves now, in line with the ledger."""
-        found = self._served()
+        found = self.served()
         assert isinstance(found, Timed)
         return found
 

@@ -244,6 +244,7 @@ def load(name: str, device: torch.device | None = None) -> Backbone:
     if language:
         output = output_layer(model, made.output, name).to(device)
         digest = sha256(canonical_json([tensors_digest(parts | {LANGUAGE: output}), words]))
-        return LanguageBackbone(**given, digest=digest, encoder=encoder, pad={**pad, ASKED: 0}, output=output)
+        given |= {"output": output, "words": made.language}
+        return LanguageBackbone(**given, digest=digest, encoder=encoder, pad={**pad, ASKED: 0})
     digest = sha256(canonical_json([tensors_digest(parts), words]))
     return Backbone(**given, digest=digest, encoder=encoder, pad=pad)

@@ -25,10 +25,26 @@ ASKED = "answers"
 
 
 @dataclass(frozen=True)
+class Words:
+    """How a language model's texts become ids: ``ids`` gives a text's without special tokens, ``begin`` stand before every row.
+
+    Rows to train on or to predict have ``end`` behind and ``limit`` tokens at most. ``first``: what the first token is
+    predicted from where a text has no context.
+    """
+
+    ids: Callable[[str], list[int]]
+    begin: tuple[int, ...]
+    end: int
+    first: int
+    limit: int
+
+
+@dataclass(frozen=True)
 class LanguageBackbone(Backbone):
-    """A decoder with its frozen ``output`` layer, (vocabulary, hidden)."""
+    """A decoder with its frozen ``output`` layer, (vocabulary, hidden), and its ``words``."""
 
     output: Tensor
+    words: Words
     predicts_text: ClassVar[bool] = True
 
     def encode(self, inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
@@ -58,25 +74,34 @@ class LanguageBackbone(Backbone):
         """Return the mean log-likelihood of each row's answer, (rows, 1)."""
         return outputs[:, :1] / outputs[:, 1:]
 
+    def next_tokens(self, body: Callable[..., Any], batch: Mapping[str, Tensor]) -> Tensor:
+        """Return the log-likelihood of every token of the vocabulary as the next one: (marked tokens, vocabulary), float32.
 
-def encoder(tokenize: Callable[[str], list[int]], begin: Sequence[int], end: int, limit: int) -> Encoder:
-    """Return what encodes inputs: ``tokenize`` gives a text's ids without special tokens, ``begin`` stands before every row,
-    ``end`` behind, and no row has more than ``limit`` tokens."""
+        ``batch``: here ``answers`` marks the tokens after which the next one is asked for, in the order of the rows.
+        """
+        fields = dict(batch)
+        asked = fields.pop(ASKED).bool()
+        hidden: Tensor = body(**fields).last_hidden_state[asked]
+        return nn.functional.linear(hidden, self.output).float().log_softmax(-1)
+
+
+def encoder(words: Words) -> Encoder:
+    """Return what encodes inputs, as rows to train on and to predict."""
 
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
-        most = min(max_length, limit) - len(begin)
+        most = min(max_length, words.limit) - len(words.begin)
         if most < 4:
             raise DataError(f"max_length={max_length} leaves no room for a prompt and an answer; give at least 8")
         return [_row(fields, most) for fields in inputs]
 
     def _row(fields: Inputs, most: int) -> Encoded:
-        prompt = tokenize(str(fields["text"])) if "answer" in fields else []
-        answer = [*tokenize(str(fields["answer"] if "answer" in fields else fields["text"])), end]
+        prompt = words.ids(str(fields["text"])) if "answer" in fields else []
+        answer = [*words.ids(str(fields["answer"] if "answer" in fields else fields["text"])), words.end]
         room = max(most - len(prompt), most - most // 2)  # for the answer
         answer = answer[:room]
         prompt = prompt[len(prompt) - min(len(prompt), most - len(answer)) :]
-        ids = [*begin, *prompt, *answer]
-        unasked = len(begin) + len(prompt)
+        ids = [*words.begin, *prompt, *answer]
+        unasked = len(words.begin) + len(prompt)
         return Encoded({"input_ids": ids, ASKED: [0] * unasked + [1] * len(answer)}, len(ids))
 
     return encode

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from s3t.backbone import FAMILIES, TINY, Encoded, Encoder
 from s3t.errors import ModelError, did_you_mean
-from s3t.language import encoder
+from s3t.language import Words, encoder
 from s3t.records import Inputs, sha256
 
 
@@ -23,7 +23,7 @@ from s3t.records import Inputs, sha256
 class Text:
     """A model with its tokenizer: how to encode, what to pad with, and what identifies the tokenizer.
 
-    ``output``: the output layer (vocabulary, hidden) of a language model that has one of its own.
+    ``output``: the output layer (vocabulary, hidden) of a language model that has one of its own; ``language``: its words.
     """
 
     model: Any
@@ -31,6 +31,7 @@ class Text:
     pad: dict[str, int]
     words: str
     output: Tensor | None = None
+    language: Words | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ def tiny(name: str, language: bool = False) -> Text | Vision | None:
     if language:
         _check_decoder(name, kind)
         model.config.tie_word_embeddings = True
-        ids = encoder(lambda text: [_word_id(word) for word in text.lower().split()], [], _word_id("."), 64)
-        return Text(model, ids, {"input_ids": pad}, "crc32 words, end of text v1")
+        end = _word_id(".")
+        spoken = Words(lambda text: [_word_id(word) for word in text.lower().split()], (), end, end, 64)
+        return Text(model, encoder(spoken), {"input_ids": pad}, "crc32 words, end of text v1", language=spoken)
     if FAMILIES[kind].reads == "image":
         return Vision(model, {})
 
@@ -136,7 +138,8 @@ def pretrained(name: str, device: torch.device, language: bool = False) -> Text 
     padding = _padding(name, kind, tokenizer)
     words = sha256(tokenizer.backend_tokenizer.to_str().encode())
     if language:
-        return Text(model, _for_language(name, tokenizer, limit), {"input_ids": padding}, words, output)
+        spoken = _for_language(name, tokenizer, limit)
+        return Text(model, encoder(spoken), {"input_ids": padding}, words, output, spoken)
 
     def encode(inputs: Sequence[Inputs], max_length: int) -> list[Encoded]:
         texts = [str(fields["text"]) for fields in inputs]
@@ -224,16 +227,17 @@ def _causal(source: str, attention: Mapping[str, str]) -> tuple[Any, Tensor | No
     return model.base_model, None if tied else model.get_output_embeddings().weight
 
 
-def _for_language(name: str, tokenizer: Any, limit: int) -> Encoder:
-    """Return what encodes prompts and answers. ModelError for a tokenizer without an end of text."""
+def _for_language(name: str, tokenizer: Any, limit: int) -> Words:
+    """Return how prompts and answers become ids. ModelError for a tokenizer without an end of text."""
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model {name!r} has a tokenizer without an end of text; choose one that has it")
-    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    begin, end = tokenizer.bos_token_id, int(tokenizer.eos_token_id)
+    begins = tokenizer("a")["input_ids"][:1] == [begin]
 
     def tokenize(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return encoder(tokenize, [tokenizer.bos_token_id] if begins else [], int(tokenizer.eos_token_id), limit)
+    return Words(tokenize, (begin,) if begins else (), end, end if begin is None else int(begin), limit)
 
 
 def _processor(source: str) -> Mapping[str, Any]:

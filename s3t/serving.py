@@ -123,11 +123,16 @@ class Serving:
         """Return the weight of each live shard in the ensemble: all equal, whatever their data or length."""
         return {shard: 1.0 / len(self.models) for shard in self.models}
 
-    def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
-        """Return scores of shape (len(inputs), classes). OfflineError without any live shard."""
+    def live(self) -> tuple[Models, dict[int, float]]:
+        """As :meth:`snapshot`. OfflineError without any live shard."""
         models, weights = self.snapshot()
         if not models:
             raise OfflineError("every shard is offline: deletions hit all first slices; run a refresh to serve again")
+        return models, weights
+
+    def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
+        """Return scores of shape (len(inputs), classes). OfflineError without any live shard."""
+        models, weights = self.live()
         recipe = self._run.config.recipe
         with self._encoding:  # tokenizers set their truncation at each call
             rows = self._backbone.encode(inputs, recipe.max_length)

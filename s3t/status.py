@@ -17,8 +17,7 @@ from s3t.runs import Run
 class Status:
     """What a run is and how it stands. ``chain_lengths``: stages served per live shard; ``bytes``: of trained nodes.
 
-    ``orders``: the rule that chose them.
-
+    ``orders``: the rule that chose them; ``design``: how blocks lie.
     ``stores``: every place below the run folder where data or what was trained on it is kept.
     """
 
@@ -27,6 +26,7 @@ class Status:
     data: str
     layout: Layout
     orders: str
+    design: str
     requests: int
     deleted: int
     retained: int
@@ -50,6 +50,7 @@ def describe_status(run: Run, facts: Facts) -> Status:
         data=run.config.data["name"],
         layout=facts.plan.layout,
         orders=str(facts.plan.rule),
+        design=str(facts.plan.design) or "as in the paper",
         requests=run.ledger.requests(),
         deleted=run.ledger.tombstones(),
         retained=retained(run),

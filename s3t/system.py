@@ -149,7 +149,7 @@ class System:
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
         """Return scores of shape (len(inputs), classes) from the live shards. OfflineError if there is none."""
-        serving = self._served()
+        serving = self.served()
         scores = serving.predict(inputs)
         self._forward_passes += len(inputs) * len(serving.models)
         return scores
@@ -161,7 +161,7 @@ class System:
     def provenance(self) -> Provenance:
         """Say what is served now, from the models in memory and the reads observed when their nodes were trained."""
         run, facts = self._opened()
-        models, weights = self._served().snapshot()
+        models, weights = self.served().snapshot()
         chains = []
         for shard, (chain, _) in sorted(models.items()):
             behind = []
@@ -177,7 +177,7 @@ class System:
 
     def weights(self) -> Mapping[str, Mapping[str, Tensor]]:
         """Return the tensors that serve now, by node name and tensor name."""
-        return self._served().weights(self._opened()[1])
+        return self.served().weights(self._opened()[1])
 
     def cost(self) -> Cost:
         """Return everything spent on this run so far."""
@@ -209,6 +209,14 @@ class System:
     def status(self) -> Status:
         """Return how the run stands, from the ledger alone."""
         return describe_status(*self._opened())
+
+    def served(self) -> Serving:
+        """Return the chains of the live shards in memory, in line with the ledger as of now."""
+        run, facts = self._opened()
+        if self._serving is None:
+            self._serving = self._serving_for(run)
+        self._serving.sync(facts)
+        return self._serving
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -290,10 +298,3 @@ class System:
         from s3t.serving import Serving
 
         return Serving(run, self._loaded())
-
-    def _served(self) -> Serving:
-        run, facts = self._opened()
-        if self._serving is None:
-            self._serving = self._serving_for(run)
-        self._serving.sync(facts)
-        return self._serving

@@ -36,6 +36,40 @@ def tiny() -> Backbone:
     return load("tiny", torch.device("cpu"))
 
 
+@pytest.fixture(scope="session")
+def small_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama with an output layer of its own and a word tokenizer that begins every text, as transformers saves them."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    said = ["red", "blue", "green", "dog", "cat", "sun", "moon", "tree", "rock", "river"]
+    words = {
+        word: i
+        for i, word in enumerate(["<s>", "</s>", "?", "###", "Instruction:", "Response:", "repeat", "done", *said])
+    }
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    torch.manual_seed(0)
+    size: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    config = LlamaConfig(
+        **size, vocab_size=len(words), intermediate_size=48, tie_word_embeddings=False, initializer_range=0.2
+    )
+    path = tmp_path_factory.mktemp("models") / "llama"
+    LlamaForCausalLM(config).save_pretrained(path)
+    fast.save_pretrained(path)
+    return path
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., Finished]:
     """Runs the interpreter with the given arguments in an empty folder, on the same packages as this process."""

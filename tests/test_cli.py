@@ -239,6 +239,20 @@ def test_a_subset_of_the_training_rows(data: Path, tmp_path: Path) -> None:
     assert Result("status", tmp_path / "run", "--json").json()["retained"] == 20
 
 
+def test_subsets_of_all_splits(data: Path, tmp_path: Path) -> None:
+    layout = ("--shards", "1", "--slices", "1", "--limit", "20,1,4")
+    assert Result("train", tmp_path / "run", *_local(data), *SMALL, *layout).code == 0
+    assert Result("status", tmp_path / "run", "--json").json()["retained"] == 20
+    assert Result("predict", tmp_path / "run", "--json").json()["n"] == 4
+
+
+@pytest.mark.parametrize("limit", ["0", "-3", "20,4", "20,1,x", "many", "", "20,1,4,4"])
+def test_limits_that_say_nothing(data: Path, tmp_path: Path, limit: str) -> None:
+    wanted = ("train", tmp_path / "run", *_local(data), *SMALL, "--limit", limit)
+    Result(*wanted).refused(f"--limit '{limit}' says no numbers of records; write 600, or 600,200,240")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_eager_method_retrains_at_once(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert Result("train", run, *_local(data), *SMALL, "--method", "retrain-lora").code == 0

@@ -270,6 +270,10 @@ def test_the_command_line_declares_and_audits_a_design(table: Path, tmp_path: Pa
     assert [stage["layers"] for stage in plan["stages"]] == [[3, 4], [5]]
     assert plan["design"] == {"block_layers": [2, 1], "bottom_up": True, "fresh_head": True}
     assert plan["cumulative"] is False
+    assert (
+        json.loads(said("status", run, "--json")[1])["design"]
+        == "blocks of 2, 1, bottom-up, not cumulative, fresh heads"
+    )
     assert said("delete", run, "--any", 1)[0] == 0
     code, out, _ = said("verify", run, "--level", "E0", "--level", "E1a", "--no-isolate")
     assert code == 0, out

@@ -43,7 +43,7 @@ LEVELS = (
     ("s3t.building", "s3t.holding", "s3t.serving"),
     ("s3t.scheduling",),
     ("s3t.system",),
-    ("s3t.method", "s3t.planner", "s3t.model_card", "s3t.exporting", "s3t.tuning"),
+    ("s3t.method", "s3t.planner", "s3t.model_card", "s3t.exporting", "s3t.tuning", "s3t.judging"),
     ("s3t.service",),
     ("s3t.cli", "s3t.__main__"),
 )

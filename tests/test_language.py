@@ -15,13 +15,11 @@ import pytest
 import torch
 from command_line import call, refused
 from peft import AutoPeftModelForCausalLM
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -72,35 +70,6 @@ def base() -> LanguageBackbone:
 def untrained(base: Backbone) -> ChainModel:
     """Return a chain whose only adapter adds nothing yet."""
     return ChainModel(base, s3t_plan(Layout(1, 1, 1), Recipe(), base.layers).stages, Recipe(), 1)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama with an output layer of its own and a word tokenizer that begins every text, as transformers saves them."""
-    words = {
-        word: i
-        for i, word in enumerate(["<s>", "</s>", "?", "###", "Instruction:", "Response:", "repeat", "done", *WORDS])
-    }
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single="<s> $A", special_tokens=[("<s>", 0)]
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-    torch.manual_seed(0)
-    size: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-    }
-    config = LlamaConfig(
-        **size, vocab_size=len(words), intermediate_size=48, tie_word_embeddings=False, initializer_range=0.2
-    )
-    path = tmp_path_factory.mktemp("models") / "llama"
-    LlamaForCausalLM(config).save_pretrained(path)
-    fast.save_pretrained(path)
-    return path
 
 
 # ---- what a task of texts is ----
@@ -159,10 +128,10 @@ def test_what_cannot_be_encoded(base: LanguageBackbone, row: dict[str, str], mos
         base.encode([row], most)
 
 
-def test_scores_and_loss_are_those_of_the_model_class(folder: Path) -> None:
+def test_scores_and_loss_are_those_of_the_model_class(small_llama: Path) -> None:
     """Token by token through transformers' own class, each row alone."""
-    base = load(f"lm:{folder}", CPU)
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    base = load(f"lm:{small_llama}", CPU)
+    model = AutoModelForCausalLM.from_pretrained(small_llama)
     rows = base.encode(
         [{"text": "repeat red", "answer": "red done"}, {"text": "repeat sun moon", "answer": "sun moon cat"}], 32
     )
@@ -182,12 +151,12 @@ def test_scores_and_loss_are_those_of_the_model_class(folder: Path) -> None:
     assert float(base.loss(outputs, torch.zeros(2))) == pytest.approx(-sum(sums) / sum(counts), rel=1e-4)
 
 
-def test_a_tokenizer_without_a_beginning(folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_a_beginning(small_llama: Path, tmp_path: Path) -> None:
     """The first token of a text without a prompt cannot be predicted and is not counted."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=18, n_positions=32, n_embd=16, n_layer=2, n_head=2))
     model.save_pretrained(tmp_path / "gpt2")
-    fast = PreTrainedTokenizerFast.from_pretrained(folder)
+    fast = PreTrainedTokenizerFast.from_pretrained(small_llama)
     fast.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
     fast.save_pretrained(tmp_path / "gpt2")
     base = load(f"lm:{tmp_path / 'gpt2'}", CPU)
@@ -200,20 +169,20 @@ def test_a_tokenizer_without_a_beginning(folder: Path, tmp_path: Path) -> None:
 # ---- models that do not do ----
 
 
-def test_models_that_predict_no_text(folder: Path, tmp_path: Path) -> None:
+def test_models_that_predict_no_text(small_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"'tiny' is of type 'bert', which predicts no text; those that do are gpt2, llama"
     ):
         load("lm:tiny", CPU)
-    fast = PreTrainedTokenizerFast.from_pretrained(folder)
+    fast = PreTrainedTokenizerFast.from_pretrained(small_llama)
     fast.eos_token = None
-    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "endless")
+    AutoModelForCausalLM.from_pretrained(small_llama).save_pretrained(tmp_path / "endless")
     fast.save_pretrained(tmp_path / "endless")
     with pytest.raises(ModelError, match="a tokenizer without an end of text"):
         load(f"lm:{tmp_path / 'endless'}", CPU)
-    bare = AutoModelForCausalLM.from_pretrained(folder).base_model
+    bare = AutoModelForCausalLM.from_pretrained(small_llama).base_model
     bare.save_pretrained(tmp_path / "bare")
-    PreTrainedTokenizerFast.from_pretrained(folder).save_pretrained(tmp_path / "bare")
+    PreTrainedTokenizerFast.from_pretrained(small_llama).save_pretrained(tmp_path / "bare")
     with pytest.raises(ModelError, match=r"lacks the weights of 'lm_head.weight', which would be random"):
         load(f"lm:{tmp_path / 'bare'}", CPU)
 
@@ -236,14 +205,16 @@ def test_the_task_and_the_model_must_fit(tmp_path: Path, base: LanguageBackbone)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_output_layer_is_part_of_the_models_digest(base: LanguageBackbone, folder: Path, tmp_path: Path) -> None:
+def test_the_output_layer_is_part_of_the_models_digest(
+    base: LanguageBackbone, small_llama: Path, tmp_path: Path
+) -> None:
     assert base.digest != load("tiny-llama", CPU).digest
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(small_llama)
     model.lm_head.weight.data[3, 3] += 1.0
     model.save_pretrained(tmp_path / "other")
-    PreTrainedTokenizerFast.from_pretrained(folder).save_pretrained(tmp_path / "other")
-    assert load(f"lm:{folder}", CPU).digest != load(f"lm:{tmp_path / 'other'}", CPU).digest
-    assert load(str(folder), CPU).digest == load(str(tmp_path / "other"), CPU).digest
+    PreTrainedTokenizerFast.from_pretrained(small_llama).save_pretrained(tmp_path / "other")
+    assert load(f"lm:{small_llama}", CPU).digest != load(f"lm:{tmp_path / 'other'}", CPU).digest
+    assert load(str(small_llama), CPU).digest == load(str(tmp_path / "other"), CPU).digest
 
 
 # ---- data ----
@@ -326,7 +297,7 @@ def test_levels_that_judge_classes_say_so(alpaca: Path, tmp_path: Path, capsys: 
     assert "answers with numbers or texts" in " ".join(capsys.readouterr().out.split()).replace("│ ", "")
 
 
-def test_training_raises_the_likelihood(folder: Path, tmp_path: Path) -> None:
+def test_training_raises_the_likelihood(small_llama: Path, tmp_path: Path) -> None:
     """Of what it is trained on, by far; the served score is the mean over the shards' chains."""
     rows = [{"instruction": f"repeat {word}", "output": f"{word} done"} for word in WORDS for _ in range(6)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -338,13 +309,13 @@ def test_training_raises_the_likelihood(folder: Path, tmp_path: Path) -> None:
         "--data",
         tmp_path / "rows.jsonl",
         "--model",
-        folder,
+        small_llama,
         *how,
         "--recipe",
         "rank=8",
         "--no-duplicates",
     )
-    base = load(f"lm:{folder}", CPU)
+    base = load(f"lm:{small_llama}", CPU)
     inputs = [{"text": prompt(f"repeat {word}"), "answer": f"{word} done"} for word in WORDS]
     before = score(untrained(base), base.encode(inputs, 128))[:, 0].mean()
     with closing(System.open(run)) as system:
@@ -353,20 +324,20 @@ def test_training_raises_the_likelihood(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")  # PEFT 0.21 with transformers 5.23
-def test_an_export_is_a_causal_language_model(folder: Path, tmp_path: Path) -> None:
+def test_an_export_is_a_causal_language_model(small_llama: Path, tmp_path: Path) -> None:
     """Loaded by stock PEFT it gives the bits of the chain that serves."""
     rows = [{"instruction": f"repeat {WORDS[i % 10]}", "output": f"{WORDS[i % 10]} done"} for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     how = ("--shards", "1", "--slices", "2", "--budget", "1", "--epochs", "2", "--batch-size", "8", "--lr", "0.05")
-    call("train", tmp_path / "run", "--data", tmp_path / "rows.jsonl", "--model", folder, *how, "--no-duplicates")
-    call("export", tmp_path / "run", "--shard", "0", "--out", tmp_path / "out", "--base", folder)
+    call("train", tmp_path / "run", "--data", tmp_path / "rows.jsonl", "--model", small_llama, *how, "--no-duplicates")
+    call("export", tmp_path / "run", "--shard", "0", "--out", tmp_path / "out", "--base", small_llama)
     call("check-export", tmp_path / "out", tmp_path / "run")
     model = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "out"))
-    base = load(f"lm:{folder}", CPU)
+    base = load(f"lm:{small_llama}", CPU)
     rows_ = base.encode([{"text": prompt("repeat sun"), "answer": "sun done"}], 32)
     batch = {name: tensor for name, tensor in base.collate(rows_).items() if name != ASKED}
     with closing(System.open(tmp_path / "run")) as system:
-        chain: Any = next(iter(system._served().models.values()))[1]
+        chain: Any = next(iter(system.served().models.values()))[1]
         served = float(system.predict([{"text": prompt("repeat sun"), "answer": "sun done"}])[0, 0])
     with torch.no_grad():
         logits = model(**batch).logits
@@ -379,10 +350,10 @@ def test_an_export_is_a_causal_language_model(folder: Path, tmp_path: Path) -> N
     assert "AutoPeftModelForCausalLM" in card and "head" not in {path.stem for path in (tmp_path / "out").iterdir()}
 
 
-def test_a_text_alone_is_all_answer(folder: Path, rebuilt: Any, tmp_path: Path) -> None:
+def test_a_text_alone_is_all_answer(small_llama: Path, rebuilt: Any, tmp_path: Path) -> None:
     """A run is trained on texts without prompts, too: what is called continued pretraining. Its own texts grow likelier."""
     records = [Record(f"r{i:02d}", {"text": f"{WORDS[i % 10]} {WORDS[i % 7]} {i % 3}"}, 0) for i in range(60)]
-    base, recipe = load(f"lm:{folder}", CPU), Recipe(rank=4, epochs=4, batch_size=4, lr=0.05)
+    base, recipe = load(f"lm:{small_llama}", CPU), Recipe(rank=4, epochs=4, batch_size=4, lr=0.05)
     asked = [record.inputs for record in records]
     before = float(score(untrained(base), base.encode(asked, recipe.max_length)).mean())
     with closing(S3T(tmp_path / "run", Layout(1, 2, 1), classes=TEXT, model=base, recipe=recipe)) as system:

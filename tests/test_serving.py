@@ -98,7 +98,7 @@ def _lengths(models: Models) -> dict[int, int]:
 
 
 def _serving(system: System) -> Serving:
-    return system._served()
+    return system.served()
 
 
 def _tensors(models: Models) -> Iterator[Tensor]:

@@ -84,7 +84,7 @@ def test_a_deletion_trains_nothing_forwards_nothing_and_touches_its_own_shard(sy
     assert "forward" in idle
     idle.clear()
     before, name = _folders(system.path), _in(1, 0)[0]
-    models = {shard: id(model) for shard, (_, model) in system._served().models.items()}
+    models = {shard: id(model) for shard, (_, model) in system.served().models.items()}
     receipt = system.delete([name])
     after = _folders(system.path)
     assert idle == []
@@ -95,7 +95,7 @@ def test_a_deletion_trains_nothing_forwards_nothing_and_touches_its_own_shard(sy
     own = {fact.key for node, fact in system._opened()[1].alive.items() if node.shard == 0}
     assert len(own) == 4
     assert own <= set(after)
-    assert id(system._served().models[0][1]) == models[0]
+    assert id(system.served().models[0][1]) == models[0]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,23 @@ def test_one_builder_at_a_time(system: System, tiny: Backbone) -> None:
         system.delete(_in(0, 0)[:1])  # a deletion does not wait
     assert system.refresh().nodes == 3
     other.close()
+
+
+@pytest.mark.parametrize("step", ["node_rows", "run_kernel"])
+def test_reads_are_on_record_whenever_they_happen(system: System, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A node that looks at another slot's rows, before it trains or while it does, cannot hide it."""
+    system.delete(_in(0, 0)[:1])
+    real = getattr(building.Builder, step)
+
+    def looking(self: building.Builder, plan: Any, node: Any, *args: Any) -> Any:
+        self.rows.read([(1, 1)])
+        return real(self, plan, node, *args)
+
+    monkeypatch.setattr(building.Builder, step, looking)
+    assert system.refresh().nodes
+    (mine,) = (chain for chain in system.provenance().chains if chain.nodes[0].shard == 0)
+    again = [node for node in mine.nodes if 0 in node.prefix]
+    assert again and all(set(_in(1, 1)) <= set(node.reads or ()) for node in again)
 
 
 @pytest.mark.parametrize("moment", ["before the parent is read", "after training"])

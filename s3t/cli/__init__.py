@@ -20,6 +20,7 @@ from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
 from s3t.cli.inputs import LAYOUT, choose_design, choose_layout, choose_recipe, choose_rule, read_dataset
+from s3t.cli.judging import judge
 from s3t.cli.options import (
     AnswerColumn,
     BlockLayers,
@@ -201,6 +202,7 @@ def train(
 
 
 app.command()(predict)
+app.command()(judge)
 app.command()(delete)
 app.command()(duplicates)
 app.command()(certify)

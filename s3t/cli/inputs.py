@@ -109,15 +109,29 @@ def typed(value: str) -> Any:
         return value
 
 
-def read_dataset(spec: str, columns: dict[str, str | None], classes: str | None, limit: int | None) -> Dataset:
-    """Load ``spec``; ``limit`` keeps a fixed subset of the training records. Raises DataError."""
+def read_dataset(spec: str, columns: dict[str, str | None], classes: str | None, limit: str | None) -> Dataset:
+    """Load ``spec``; ``limit`` keeps a fixed subset of the training records, or with three numbers of each split. DataError."""
     from s3t.data import load
 
     chosen: dict[str, Any] = {name: value for name, value in columns.items() if value is not None}
     if classes is not None:
         chosen["classes"] = tuple(name.strip() for name in classes.split(","))
+    limits = None if limit is None else _limits(limit)
     dataset = load(spec, **chosen)
-    return dataset if limit is None else dataset.subset(limit, len(dataset.validation), len(dataset.test))
+    if limits is None:
+        return dataset
+    train, validation, test = (*limits, len(dataset.validation), len(dataset.test))[:3]
+    return dataset.subset(train, validation, test)
+
+
+def _limits(text: str) -> list[int]:
+    """Return the numbers of ``--limit``: of training records, or of all three splits. DataError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (1, 3) or not all(part.isascii() and part.isdigit() for part in parts) or int(parts[0]) < 1:
+        raise DataError(
+            f"--limit {text!r} says no numbers of records; write 600, or 600,200,240 for training, validation and test"
+        )
+    return [int(part) for part in parts]
 
 
 def choose_ids(ids: list[str], count: int) -> list[str]:

@@ -36,4 +36,7 @@ LastSlice = Annotated[
     bool, typer.Option("--last-slice-only", help="S3T: a stage reads its last slice alone, not all up to it.")
 ]
 FreshHead = Annotated[bool, typer.Option("--fresh-head", help="S3T: every stage begins with a head of its own.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Train on a fixed subset of this many records.")]
+Limit = Annotated[
+    str | None,
+    typer.Option(metavar="TRAIN[,VALIDATION,TEST]", help="Fixed subsets: so many training records, or of each split."),
+]

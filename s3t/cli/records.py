@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from s3t.cli.inputs import read_dataset
-from s3t.cli.options import Json
+from s3t.cli.options import Json, Limit
 from s3t.cli.output import print_result
 from s3t.errors import DataError
 
@@ -90,7 +90,7 @@ def duplicates(
     label: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="Column of the stable id.")] = None,
     classes: Annotated[str | None, typer.Option(help="All classes, separated by commas.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only a fixed subset of this many records.")] = None,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """List the groups of exact and near duplicates among training records: a run's retained ones, or those of data."""

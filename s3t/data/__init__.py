@@ -76,13 +76,14 @@ def _fitting(columns: dict[str, Any], folder: str) -> dict[str, Any]:
 
 
 def _load_pack(pack: Pack, columns: dict[str, Any]) -> Dataset:
-    from s3t.data import digits, instructions, text
+    from s3t.data import cifar, digits, idx, instructions, text
 
     if columns:
         raise DataError(
             f"{pack.name!r} is a pack with fixed columns and splits; leave out {', '.join(sorted(columns))}"
         )
-    parse = {"mnist": digits.parse, "alpaca": instructions.parse}.get(pack.name, text.parse)
+    images = {"mnist": digits.parse, "fashion-mnist": idx.parse, "cifar10-test": cifar.parse}
+    parse = {**images, "alpaca": instructions.parse}.get(pack.name, text.parse)
     return parse(pack, fetch(pack.name))
 
 

@@ -6,12 +6,12 @@ short form: a heading for each part, and one for the response that follows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from s3t.answers import TEXT
 from s3t.data.pack import Pack
-from s3t.data.splits import Split, three_way
+from s3t.data.splits import Split, dataset_of, three_way
 from s3t.data.tables import Table, read_table
 from s3t.errors import DataError
 from s3t.records import Dataset, Record
@@ -49,17 +49,17 @@ def prompts(table: Table) -> list[str]:
 
 def parse(pack: Pack, folder: Path) -> Dataset:
     """Return the data set of a fetched pack in the Alpaca format: of equal prompts the first, split by a hash of the id."""
-    parts: tuple[Split, ...] = ("train", "validation", "test")
-    splits: dict[Split, list[Record]] = {part: [] for part in parts}
+    return dataset_of(pack, _records(pack, folder))
+
+
+def _records(pack: Pack, folder: Path) -> Iterator[tuple[Split, Record]]:
     table = read_table(folder / pack.files[0].file)
     seen: set[str] = set()
     for position, (text, answer) in enumerate(zip(prompts(table), table.column("output"), strict=True)):
         if text and answer.strip() and text not in seen:
             seen.add(text)
             record_id = f"{pack.name}-{position:05d}"
-            splits[three_way(record_id)].append(Record(record_id, {"text": text, "answer": answer}, 0))
-    train, validation, test = (tuple(splits[split]) for split in parts)
-    return Dataset(pack.name, pack.classes, train, validation, test, source=pack.name)
+            yield three_way(record_id), Record(record_id, {"text": text, "answer": answer}, 0)
 
 
 def text_classes(where: str, **said: object) -> tuple[str, ...]:

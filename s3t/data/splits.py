@@ -7,9 +7,11 @@ deletion can move it.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, get_args
 
-from s3t.records import owner
+from s3t.data.pack import Pack
+from s3t.records import Dataset, Record, owner
 
 Split = Literal["train", "validation", "test"]
 
@@ -39,3 +41,12 @@ def carve_validation(record_id: str) -> Split:
 def carve_test(record_id: str) -> Split:
     """Return the split of a training record of data that has its own validation records only: 10 % test."""
     return "test" if part_of(record_id) < SHARE else "train"
+
+
+def dataset_of(pack: Pack, placed: Iterable[tuple[Split, Record]]) -> Dataset:
+    """Return the data set of a pack's records, each in its split."""
+    splits: dict[Split, list[Record]] = {split: [] for split in get_args(Split)}
+    for split, record in placed:
+        splits[split].append(record)
+    train, validation, test = (tuple(records) for records in splits.values())
+    return Dataset(pack.name, pack.classes, train, validation, test, source=pack.name)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from s3t.data.pack import Pack
-from s3t.data.splits import Split, carve_validation, three_way
+from s3t.data.splits import Split, carve_validation, dataset_of, three_way
 from s3t.errors import DataError
 from s3t.records import Dataset, Record
 
@@ -24,21 +24,16 @@ TREC_FIRST = 10_000
 
 def parse(pack: Pack, folder: Path) -> Dataset:
     """Return the data set of a fetched pack. DataError if a line is not as the pinned file's format has it."""
-    splits: dict[Split, list[Record]] = {"train": [], "validation": [], "test": []}
+    return dataset_of(pack, _records(pack, folder))
+
+
+def _records(pack: Pack, folder: Path) -> Iterator[tuple[Split, Record]]:
     index = {name: position for position, name in enumerate(pack.classes)}
     for record_id, text, split, label in _PARSERS[pack.name](folder):
         if label not in index:
             raise DataError(f"pack {pack.name!r} has the undeclared class {label!r} at {record_id}; fetch it again")
         if text.strip():
-            splits[split].append(Record(record_id, {"text": text}, index[label]))
-    return Dataset(
-        pack.name,
-        pack.classes,
-        tuple(splits["train"]),
-        tuple(splits["validation"]),
-        tuple(splits["test"]),
-        source=pack.name,
-    )
+            yield split, Record(record_id, {"text": text}, index[label])
 
 
 def _trec6(folder: Path) -> Iterator[Line]:

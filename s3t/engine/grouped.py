@@ -76,9 +76,6 @@ def _run(nodes: Sequence[Mounted], layers: Sequence[Block]) -> list[list[Tensor]
         for at in live:
             updates[at].rates(nodes[at].share(step))
             norms[at].append(updates[at].update())
-        for node in nodes:  # those that are done have gradients of nothing
-            for tensor in (*node.learned.body, *node.learned.head):
-                tensor.grad = None
     return norms
 
 

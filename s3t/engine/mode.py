@@ -111,7 +111,7 @@ class Resources:
 
 def choose(engine: str, precision: str) -> Mode:
     """Return the mode for an engine and a precision; ``auto``: bfloat16 for the fast engine where the machine has units
-    for it (AMX, or a GPU of compute capability 8 or more), else float32. RecipeError for an unknown word.
+    for it (AMX or AVX-512 BF16, or a GPU of compute capability 8 or more), else float32. RecipeError for an unknown word.
     """
     if engine not in ENGINES:
         raise RecipeError(
@@ -129,5 +129,5 @@ def _has_bfloat16() -> bool:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_capability() >= (8, 0)
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(tiles and tiles())
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return any(supported() for supported in asked if supported)

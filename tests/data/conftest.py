@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +41,21 @@ class Tiny:
             "classes": ("no", "yes"),
         }
         return Pack(**{**fields, **changes})
+
+    @staticmethod
+    def tar(content: Mapping[str, bytes], links: Mapping[str, str] | None = None, mode: str = "w:gz") -> bytes:
+        """Return a tar archive of these files, and of links by name and target."""
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode=mode) as archive:
+            for name, data in content.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+            for name, target in (links or {}).items():
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = tarfile.SYMTYPE, target
+                archive.addfile(info)
+        return out.getvalue()
 
     def wheel(self, folder: Path, content: Mapping[str, bytes] | None = None, name: str = package) -> Path:
         """Write a valid wheel with these files into ``folder``."""

@@ -13,7 +13,8 @@ from s3t.errors import DataError, ModelError
 
 def test_a_name_that_is_nothing_is_answered_with_the_closest_pack() -> None:
     with pytest.raises(
-        DataError, match=r"data 'trec' is unknown \(did you mean 'trec6'\?\); give a pack \(alpaca, mnist, trec6, "
+        DataError,
+        match=r"data 'trec' is unknown \(did you mean 'trec6'\?\); give a pack \(alpaca, mnist, fashion-mnist, ",
     ):
         load("trec")
     with pytest.raises(DataError, match="data '' is unknown; give a pack"):
@@ -22,7 +23,7 @@ def test_a_name_that_is_nothing_is_answered_with_the_closest_pack() -> None:
 
 def test_packs_are_of_their_kind_and_have_fixed_columns() -> None:
     with pytest.raises(
-        DataError, match="pack 'minilm' is of kind model, not data; packs of kind data are alpaca, mnist, trec6, news"
+        DataError, match="pack 'minilm' is of kind model, not data; packs of kind data are alpaca, mnist, fashion-mnist"
     ):
         load("minilm")
     with pytest.raises(DataError, match="'trec6' is a pack with fixed columns and splits; leave out label, text"):

@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from s3t.data import origins
+from s3t.data import load, origins
 from s3t.data.fetch import available, cache_folder, fetch
 from s3t.data.pack import Pack, Package
 from s3t.data.packs import PACKS
@@ -122,20 +121,6 @@ def test_names_in_an_archive_cannot_reach_outside_the_cache(
     assert written == {"rows.txt", "words.txt", "s3t_tiny_pack-1.0-py3-none-any.whl"}
 
 
-def tar(content: dict[str, bytes], links: dict[str, str]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, data in content.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-        for name, target in links.items():
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return out.getvalue()
-
-
 def inner_pack(
     tiny: Any, inner: bytes, files: dict[str, bytes], pieces: int = 1
 ) -> tuple[Pack, list[dict[str, bytes]]]:
@@ -154,7 +139,7 @@ def test_an_archive_in_pieces_is_joined_and_opened(tiny: Any, register: Register
     with zipfile.ZipFile(zipped, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
-    for number, inner in enumerate((zipped.getvalue(), tar(files, {}))):
+    for number, inner in enumerate((zipped.getvalue(), tiny.tar(files))):
         pack, contents = inner_pack(tiny, inner, files, pieces)
         for i, content in enumerate(contents):
             tiny.wheel(cache / str(number) / "packages", content, f"s3t-tiny-{i}")
@@ -166,7 +151,7 @@ def test_an_archive_in_pieces_is_joined_and_opened(tiny: Any, register: Register
 @pytest.mark.usefixtures("no_pip")
 def test_a_link_in_an_archive_is_not_followed(tiny: Any, register: Register, cache: Path) -> None:
     secret = b"secret"
-    inner = tar({"top/real.txt": secret}, {"top/a.txt": "real.txt"})
+    inner = tiny.tar({"top/real.txt": secret}, {"top/a.txt": "real.txt"})
     pack, contents = inner_pack(tiny, inner, {"top/a.txt": secret})
     register(pack)
     tiny.wheel(cache / "packages", contents[0], "s3t-tiny-0")
@@ -227,6 +212,32 @@ def test_whoever_comes_second_takes_what_the_first_made(
     monkeypatch.setattr(Path, "rename", late)
     assert (fetch("tiny", cache) / "rows.txt").read_bytes() == b"some rows\n"
     assert entries(cache) == {"tiny-1.0"}
+
+
+def test_a_pack_with_a_notice_is_brought_only_where_someone_is_told(
+    tiny: Any, register: Register, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = register(tiny.pack(notice="Keep it to yourself."))
+    tiny.wheel(cache / "packages")
+    with pytest.raises(DataError, match=r"fetched on request alone, by `s3t fetch tiny`\. Keep it to yourself\."):
+        fetch("tiny", cache)
+    assert entries(cache) == set()
+    lines: list[str] = []
+    folder = fetch("tiny", cache, lines.append)
+    assert lines == ["Keep it to yourself."]
+    assert fetch("tiny", cache) == folder == cache / pack.folder
+    fetch("tiny", cache, lines.append)
+    assert len(lines) == 1, "what lies in the cache was agreed to"
+
+
+def test_naming_a_pack_with_a_notice_as_data_downloads_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origins, "download", lambda *_: pytest.fail("something was downloaded"))
+    monkeypatch.setenv("S3T_CACHE", str(cache))
+    with pytest.raises(
+        DataError, match=r"by `s3t fetch cifar10-test`\. .* no figure on them compares to published ones"
+    ):
+        load("cifar10-test")
+    assert not cache.exists()
 
 
 def test_progress_is_told_before_a_download(

@@ -71,7 +71,7 @@ def test_a_carried_archive_is_known_by_name_version_and_kind(tmp_path: Path) -> 
     assert carried(sdist, tmp_path) == tmp_path / "some_pack-1.0.tar.gz"
 
 
-def test_an_opener_raises_for_what_is_no_regular_file(tmp_path: Path) -> None:
+def test_an_opener_raises_for_what_is_no_regular_file(tiny: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as out:
         folder = tarfile.TarInfo("folder")
@@ -80,7 +80,7 @@ def test_an_opener_raises_for_what_is_no_regular_file(tmp_path: Path) -> None:
         file = tarfile.TarInfo("file")
         file.size = 2
         out.addfile(file, io.BytesIO(b"ok"))
-    with archive(path) as opener:
+    with archive(tiny.pack(), path) as opener:
         assert opener("file").read() == b"ok"
         with pytest.raises(KeyError, match="not a regular file"):
             opener("folder")

@@ -45,7 +45,8 @@ def test_a_wheel_and_a_source_distribution_are_asked_for_as_such() -> None:
 
 def test_the_table_is_whole() -> None:
     models, texts = {"minilm", "mpnet", "vit-s", "smollm2"}, {"trec6", "newsgroups", "r8", "movies", "tweets"}
-    assert set(PACKS) == {*models, *texts, "mnist", "alpaca"}
+    images = {"mnist", "fashion-mnist", "cifar10-test"}
+    assert set(PACKS) == {*models, *texts, *images, "alpaca"}
     for name, pack in PACKS.items():
         files = [member.file for member in pack.files]
         assert name == pack.name
@@ -53,8 +54,27 @@ def test_the_table_is_whole() -> None:
         assert pack.source and pack.licence
         assert len({member.sha256 for member in pack.files}) == len(files), "one digest for two files is a slip"
         assert (len(pack.classes) >= 2 or pack.classes == TEXT) == (pack.kind == "data")
-        assert list(pack.classes) == sorted(set(pack.classes))
+        assert len(set(pack.classes)) == len(pack.classes)
+        assert list(pack.classes) == sorted(pack.classes) or name == "fashion-mnist", "whose labels are numbers"
         assert all(package.version for package in pack.packages)
+        assert all(len(digest) == 64 for p in pack.packages for digest in (p.sdist, p.deb) if digest)
+
+
+def test_a_version_is_asked_for_in_the_words_of_who_brings_it() -> None:
+    assert Package("a", "1", ()).pinned == "a==1"
+    assert Package("a", "1", (), sdist=SHA).pinned == "a==1"
+    assert Package("a", "1", (), deb=SHA).pinned == "a=1"
+
+
+def test_the_classes_of_fashion_mnist_are_in_the_order_of_its_labels() -> None:
+    """Xiao, Rasul and Vollgraf 2017, table 2."""
+    listed = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+    assert ", ".join(find("fashion-mnist").classes) == listed
+
+
+def test_only_the_benchmark_that_asks_to_be_kept_out_of_corpora_has_a_notice() -> None:
+    assert [name for name, pack in PACKS.items() if pack.notice] == ["cifar10-test"]
+    assert "language model" in find("cifar10-test").source and "language model" in find("cifar10-test").notice
 
 
 @pytest.mark.parametrize("name", ["minilm", "mpnet"])

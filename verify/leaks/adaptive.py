@@ -49,7 +49,7 @@ def by_outputs(system: System, records: Sequence[Record], count: int) -> list[st
 
     from s3t.engine.numerics import Numerics
 
-    models = {shard: model for shard, (_, model) in system._served().models.items()}
+    models = {shard: model for shard, (_, model) in system.served().models.items()}
     rows = system._loaded().encode([record.inputs for record in records], RECIPE.max_length)
     labels = torch.tensor([record.label for record in records])
     outputs = Numerics.of(system.config.kernel).score(models, rows)
