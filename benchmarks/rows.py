@@ -52,6 +52,7 @@ Question = Literal[
     "deletion",
     "design",
     "language",
+    "http",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 PROFILES = ("smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full")

@@ -47,6 +47,10 @@ class OfflineError(S3TError):
     """No shard has a surviving chain: there is nothing left to serve until a refresh."""
 
 
+class ServiceError(S3TError):
+    """A service that cannot start: an address, a limit or a token file that will not do."""
+
+
 class HubError(S3TError):
     """The hub did not take an upload: no connection, no token, or no right to that name."""
 

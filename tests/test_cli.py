@@ -24,7 +24,7 @@ Row = dict[str, str]
 Copied = tuple[Path, tuple[str | Path, ...], str]
 SMALL = ("--model", "tiny", "--epochs", "1", "--rank", "2", "--batch-size", "8")
 LAYOUT = ("--shards", "2", "--slices", "2", "--budget", "2")
-COMMANDS = ("fetch", "train", "predict", "delete", "duplicates", "refresh", "status", "plot")
+COMMANDS = ("fetch", "train", "predict", "delete", "duplicates", "refresh", "serve", "status", "plot")
 
 
 class Result:

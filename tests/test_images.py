@@ -80,6 +80,8 @@ def test_a_large_image_is_brought_to_size_and_a_small_one_is_not() -> None:
         (b"no image", r"8 bytes are no image that can be read \(of no known kind\); give PNG"),
         (file(Image.new("I;16", (2, 2))), "an image of mode I;16 is not read; convert it to 8 bits a channel"),
         (file(Image.new("F", (2, 2)), "TIFF"), "an image of mode F is not read"),
+        (file(shades(3, 3), "EPS"), r"bytes are no image that can be read \(of no known kind\)"),
+        (file(shades(3, 3), "TGA"), r"bytes are no image that can be read \(of no known kind\)"),
         (file(shades(30, 30))[:200], "200 bytes are no image that can be read"),
     ],
 )

@@ -23,7 +23,7 @@ LEVELS = (
     ("s3t.errors",),
     ("s3t.answers",),
     ("s3t.records",),
-    ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics"),
+    ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics", "s3t.replies"),
     ("s3t.orders", "s3t.partition", "s3t.capacity", "s3t.streams", "s3t.design", "s3t.plan"),
     ("s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store", "s3t.selection", "s3t.facts"),
     (
@@ -44,6 +44,7 @@ LEVELS = (
     ("s3t.scheduling",),
     ("s3t.system",),
     ("s3t.method", "s3t.planner", "s3t.model_card", "s3t.exporting", "s3t.tuning", "s3t.judging"),
+    ("s3t.service",),
     ("s3t.cli", "s3t.__main__"),
 )
 # Fine inside a function (loaded on first use), though of a later level.
@@ -55,6 +56,7 @@ LIGHT = (
     *("s3t.selection", "s3t.facts"),
     *("s3t.runs", "s3t.requests", "s3t.status", "s3t.describing", "s3t.system", "s3t.method"),
     *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.model_card", "s3t.exporting", "s3t.tuning"),
+    *("s3t.replies", "s3t.service"),
     *("s3t.cli", "s3t.__main__"),
     *("baselines", "verify", "verify.cli", "verify.__main__", "verify.report", "verify.derive"),
     *("benchmarks", "benchmarks.rows", "benchmarks.figures", "benchmarks.table"),

@@ -46,6 +46,7 @@ from s3t.cli.output import plain, print_result, progress_bar, spent
 from s3t.cli.planning import plan
 from s3t.cli.predicting import predict
 from s3t.cli.records import duplicates, report_before_training
+from s3t.cli.serving import serve
 from s3t.cli.tuning import tune
 from s3t.engine.mode import Resources
 from s3t.errors import S3TError
@@ -210,6 +211,7 @@ app.command()(plan)
 app.command()(tune)
 app.command()(export)
 app.command()(check_export)
+app.command()(serve)
 
 
 @app.command()

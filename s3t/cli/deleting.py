@@ -11,9 +11,10 @@ import typer
 
 from s3t.cli.inputs import choose_ids
 from s3t.cli.options import Json, Run
-from s3t.cli.output import print_result, shown
+from s3t.cli.output import print_result
 from s3t.cli.records import Cut, Threshold, choose_shingles, with_copies
 from s3t.errors import DataError
+from s3t.replies import acknowledged
 
 
 def delete(
@@ -48,12 +49,6 @@ def delete(
         if closure:
             wanted = with_copies(run, wanted, threshold, chosen)
         receipt = system.delete(wanted)
-    gone = "nothing to do" + (", and its copies cannot be found, for its content is gone" if closure else "")
-    lines = [f"record {shown(name)!r} was deleted before: {gone}" for name in receipt.already]
     added = [name for name in receipt.deleted if name not in named]
-    lines += [f"record {shown(name)!r} is a copy and goes as well" for name in added]
-    if receipt.deleted:
-        offline = ", ".join(map(str, receipt.offline)) or "none"
-        dropped = f"{len(receipt.nodes_dropped)} trained nodes dropped, shards offline: {offline}"
-        lines.append(f"deleted {len(receipt.deleted)} records (request {receipt.request}): {dropped}")
+    lines = acknowledged(receipt, added, closure=closure)
     print_result(as_json, {**asdict(receipt), "copies": added}, "\n".join(lines))

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from s3t.records import SEPARATOR
-
 if TYPE_CHECKING:
     from s3t.contract import Cost, Progress
 
@@ -32,11 +30,6 @@ def progress_bar() -> Iterator[Progress]:
 def print_result(as_json: bool, value: dict[str, Any], text: str) -> None:
     """Print ``value`` as one JSON object, or else ``text``."""
     typer.echo(json.dumps(value, ensure_ascii=False) if as_json else text)
-
-
-def shown(record_id: str) -> str:
-    """Return an id as people read it: a group and the rest with a slash between."""
-    return record_id.replace(SEPARATOR, "/")
 
 
 def spent(cost: Cost) -> str:

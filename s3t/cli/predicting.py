@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from s3t.answers import CANDIDATE, answers, is_text
+from s3t.answers import CANDIDATE
 from s3t.cli.inputs import read_inputs
 from s3t.cli.options import ChoiceColumns, Json, Run
-from s3t.cli.output import print_result, shown
+from s3t.cli.output import print_result
 from s3t.errors import DataError
 from s3t.records import Record
+from s3t.replies import answered, kind_of, shown
 
 
 def predict(
@@ -32,7 +33,7 @@ def predict(
 ) -> None:
     """Answer for the rows of a file, or the run's test rows (and then print the task's metrics)."""
     from s3t.data.tasks import metrics_of
-    from s3t.metrics import best, by_question, evaluate
+    from s3t.metrics import evaluate
     from s3t.system import System
 
     if choices is not None and input_ is None:
@@ -49,25 +50,17 @@ def predict(
         if not records:
             raise DataError(f"{input_ or run} holds no rows to classify; give some with --input FILE")
         scores = system.predict([record.inputs for record in records])
-    found = answers(scores, system.classes)
-    kind = "log_likelihood" if is_text(system.classes) else "number" if len(system.classes) == 1 else "class"
-    rows = [
-        {"id": record.id, kind: system.classes[int(said)] if kind == "class" else said, "scores": numbers}
-        for record, said, numbers in zip(records, found, scores.astype(float).round(6).tolist(), strict=True)
-    ]
-    result: dict[str, Any] = {"n": len(rows), "classes": system.classes, "rows": rows}
-    chosen = {name: best(each).name for name, each in by_question(scores, records).items()} if ranked else {}
-    if ranked:
-        result["questions"] = [{"id": question, "answer": said} for question, said in chosen.items()]
+    result = answered(scores, records, system.classes)
+    questions = result.get("questions", [])
     if tests:
         official = metrics_of(system.config.data["name"], system.classes)
         result |= evaluate(official, scores, tests, system.classes)
         summary = f"{_told(result, official)} on {len(tests)} test rows"
-        summary += f", candidates of {len(chosen)} questions" if ranked else ""
+        summary += f", candidates of {len(questions)} questions" if ranked else ""
     elif ranked:
-        summary = "\n".join(f"{shown(question)}\t{said}" for question, said in chosen.items())
+        summary = "\n".join(f"{shown(each['id'])}\t{each['answer']}" for each in questions)
     else:
-        summary = "\n".join(f"{row['id']}\t{row[kind]}" for row in rows)
+        summary = "\n".join(f"{row['id']}\t{row[kind_of(system.classes)]}" for row in result["rows"])
     print_result(as_json, result, summary)
 
 

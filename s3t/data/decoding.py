@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that are read; others have more than 8 bits a channel, or none that convert plainly."""
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""Kinds of files that are read, by Pillow's names. Others are not, for Pillow reads some by other programs."""
+
 
 def decode(data: bytes, size: int) -> NDArray[np.uint8]:
     """Return an image file's pixels, (height, width, 3): the first frame, upright by its EXIF tag, in RGB.
 
     Transparent parts become white. One that has more than ``size`` x ``size`` pixels is brought to that size by Pillow's
-    bilinear filter; a smaller one keeps its own. DataError for what Pillow cannot read, for images that it takes for a
+    bilinear filter; a smaller one keeps its own. DataError for other files than FORMATS, for images that it takes for a
     decompression bomb, and for modes of more than 8 bits a channel.
     """
     import numpy as np
@@ -42,7 +45,7 @@ def _opened(data: bytes) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
             if image.mode not in MODES:
                 raise DataError(f"an image of mode {image.mode} is not read; convert it to 8 bits a channel, say RGB")
             image.load()
