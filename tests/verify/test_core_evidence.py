@@ -201,6 +201,14 @@ BROKEN: dict[str, tuple[Callable[[Any], None], str]] = {
         ),
         "chain breaks at entry 3",
     ),
+    "check of the index": (
+        sql("records.sqlite", "UPDATE records SET length = length + 1 WHERE rowid = 2"),
+        "does not match its check",
+    ),
+    "bytes in the index": (
+        sql("records.sqlite", "UPDATE records SET split = x'00' WHERE rowid = 2"),
+        "does not match its check",
+    ),
     "key lacking": (seal("request", '{"tags":[]}'), "lacks 'slots'"),
 }
 """Damage of which SQLite's own words, or further problems, are part: one of the problems says this."""
