@@ -199,18 +199,26 @@ def read(folder: Path) -> pd.DataFrame:
 
 SUBJECT = ("question", "profile", "data", "model", "metric", "shards", "slices", "budget")
 """What later rows replace earlier ones about: a session may measure anew only a part of what an earlier one did."""
+BY_RUN = ("accuracy", "storage")
+"""Questions whose answers follow from a method, a seed and a kernel, whatever runs beside them: each run is replaced by itself,
+so that later sessions can add methods and seeds. Costs are compared within a session: seconds depend on the machine's day."""
+
+
+def subject(frame: pd.DataFrame) -> list[pd.Series[Any]]:
+    """Return what the rows are about, to group by: ``SUBJECT``, and for the questions ``BY_RUN`` method and seed too."""
+    by_run = frame["question"].isin(BY_RUN)
+    return [*(frame[key] for key in SUBJECT), frame["method"].where(by_run, ""), frame["seed"].where(by_run, -1)]
 
 
 def latest(frame: pd.DataFrame, *, include_dirty: bool = False) -> pd.DataFrame:
-    """Keep, per question, profile, data, model, machine, metric and layout, the newest row set's rows: what is published.
+    """Keep, per subject (:func:`subject`) and machine, the newest row set's rows: what is published.
 
     Row sets of a dirty tree are left out unless ``include_dirty``. ``frame``: as :func:`read` returns it.
     """
     if not include_dirty:
         frame = frame[~frame["dirty"].astype(bool)]
-    keys = [*SUBJECT, *MACHINE]
     stamp = frame["date"].astype(str) + " " + frame["file"].astype(str)
-    newest = stamp.groupby([frame[key] for key in keys], dropna=False).transform("max")
+    newest = stamp.groupby([*subject(frame), *(frame[key] for key in MACHINE)], dropna=False).transform("max")
     return frame[stamp == newest]
 
 

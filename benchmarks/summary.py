@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.rows import SUBJECT, interval, latest
+from benchmarks.rows import interval, latest, subject
 from s3t.errors import DataError
 
 METHODS = {
@@ -82,7 +82,7 @@ def readable_bytes(value: float) -> str:
 
 
 def published(frame: pd.DataFrame, *, include_dirty: bool = False, profile: str | None = None) -> pd.DataFrame:
-    """Return the rows that may be shown: the newest row set per question, profile, data, model, metric and layout.
+    """Return the rows that may be shown: of each subject (:func:`benchmarks.rows.subject`) the newest row set, on any machine.
 
     Raises DataError if none are left, saying what was left out and why.
     """
@@ -97,7 +97,7 @@ def published(frame: pd.DataFrame, *, include_dirty: bool = False, profile: str 
         if shown.empty:
             raise DataError(f"there are no rows of profile {profile!r}: there are {', '.join(found)}")
     stamp = shown["date"].astype(str) + " " + shown["file"].astype(str)
-    newest = stamp.groupby([shown[key] for key in SUBJECT]).transform("max")
+    newest = stamp.groupby(subject(shown), dropna=False).transform("max")
     return shown[stamp == newest]
 
 

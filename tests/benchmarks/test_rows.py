@@ -239,7 +239,7 @@ def test_latest_keeps_the_newest_clean_rows_per_question_data_and_machine(tmp_pa
     write(rowset(row(value=0.5, profile="full"), date="2025-10-01T00:00:00Z"), tmp_path)
     frame = read(tmp_path)
     assert sorted(latest(frame)["value"]) == [0.11, 0.2, 0.21, 0.4, 0.5]
-    assert sorted(latest(frame, include_dirty=True)["value"]) == [0.11, 0.3, 0.4, 0.5]
+    assert sorted(latest(frame, include_dirty=True)["value"]) == [0.11, 0.21, 0.3, 0.4, 0.5]
     assert latest(frame[frame["dirty"]]).empty
 
 
@@ -250,6 +250,21 @@ def test_a_session_that_measures_a_part_anew_hides_nothing_else(tmp_path: Path) 
     frame = read(tmp_path)
     assert sorted(latest(frame)["value"]) == [0.1, 0.3, 0.9]
     assert sorted(published(frame)["value"]) == [0.1, 0.3, 0.9]
+
+
+@pytest.mark.parametrize(("question", "kept"), [("accuracy", [0.1, 0.2, 0.9]), ("cost", [0.9])])
+def test_later_sessions_add_methods_and_seeds_where_nothing_depends_on_the_session(
+    tmp_path: Path, question: str, kept: list[float]
+) -> None:
+    said: dict[str, Any] = {"question": question}
+    write(
+        rowset(row(value=0.1, seed=1, **said), row(value=0.2, seed=2, **said), row(value=0.3, seed=3, **said)), tmp_path
+    )
+    write(rowset(row(value=0.9, seed=3, **said), date="2025-11-22T04:10:00Z"), tmp_path)
+    assert sorted(published(read(tmp_path))["value"]) == kept
+    other = row(value=0.7, seed=3, method="sequential", **said)
+    write(rowset(other, date="2025-11-23T04:10:00Z"), tmp_path)
+    assert sorted(published(read(tmp_path))["value"]) == ([0.1, 0.2, 0.7, 0.9] if len(kept) > 1 else [0.7])
 
 
 def test_interval_is_students_t() -> None:
