@@ -205,9 +205,14 @@ so that later sessions can add methods and seeds. Costs are compared within a se
 
 
 def subject(frame: pd.DataFrame) -> list[pd.Series[Any]]:
-    """Return what the rows are about, to group by: ``SUBJECT``, and for the questions ``BY_RUN`` method and seed too."""
-    by_run = frame["question"].isin(BY_RUN)
-    return [*(frame[key] for key in SUBJECT), frame["method"].where(by_run, ""), frame["seed"].where(by_run, -1)]
+    """Return what the rows are about, to group by: ``SUBJECT``, the variant of a design, for ``BY_RUN`` method and seed."""
+    by_run, variant = frame["question"].isin(BY_RUN), frame["extra"].map(lambda extra: extra.get("variant", ""))
+    return [
+        *(frame[key] for key in SUBJECT),
+        variant,
+        frame["method"].where(by_run, ""),
+        frame["seed"].where(by_run, -1),
+    ]
 
 
 def latest(frame: pd.DataFrame, *, include_dirty: bool = False) -> pd.DataFrame:

@@ -267,6 +267,15 @@ def test_later_sessions_add_methods_and_seeds_where_nothing_depends_on_the_sessi
     assert sorted(published(read(tmp_path))["value"]) == ([0.1, 0.2, 0.7, 0.9] if len(kept) > 1 else [0.7])
 
 
+def test_a_variant_of_a_design_is_replaced_by_itself(tmp_path: Path) -> None:
+    said: dict[str, Any] = {"question": "design", "seed": None}
+    write(
+        rowset(row(value=0.1, extra={"variant": "a"}, **said), row(value=0.2, extra={"variant": "b"}, **said)), tmp_path
+    )
+    write(rowset(row(value=0.9, extra={"variant": "b"}, **said), date="2025-11-22T04:10:00Z"), tmp_path)
+    assert sorted(published(read(tmp_path))["value"]) == [0.1, 0.9]
+
+
 def test_interval_is_students_t() -> None:
     mean, low, high = interval([1.0, 2.0, 3.0, 4.0])
     # t(0.975, 3) = 3.182446, standard error = sqrt(5/3)/2
