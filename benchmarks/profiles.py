@@ -240,13 +240,21 @@ PROFILES["larger"] = replace(
     seeds=(0,),
     designs=False,
 )
+_VISION = Recipe(lr=4e-3, head_lr=3e-3)
+_VISION_SISA = replace(_VISION, lr=1e-3)
 PROFILES["vision"] = replace(
     PROFILES["quick"],
     name="vision",
     model="vit-s",
-    data=("mnist", "fashion-mnist"),
-    limits=(1000, 300, 1000),
-    engine_data=(Comparison("mnist"),),
+    data=("fashion-mnist", "mnist"),
+    engine_data=(Comparison("fashion-mnist", (160, 0, 160)),),
     audits=True,
+    recipes={
+        "s3t": _VISION,
+        "sequential": _VISION,
+        "retrain-lora": replace(_VISION, lr=2e-3),
+        "sisa-lora": _VISION_SISA,
+        "sisa-lora-lazy": _VISION_SISA,
+    },
 )
 PROFILES["paper"] = replace(PROFILES["quick"], name="paper")
