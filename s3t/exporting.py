@@ -21,6 +21,7 @@ from s3t.errors import HubError, OfflineError, RunError
 from s3t.facts import Facts
 from s3t.model_card import card
 from s3t.plan import Stage
+from s3t.reading import parse_json
 from s3t.store import ADAPTER, CONFIG, HEAD, no_space, sync_folder, write_synced
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Statement:
     def read(cls, folder: Path) -> Statement:
         """Read an export's statement. RunError if there is none, or not of this format."""
         try:
-            raw: dict[str, Any] = json.loads((folder / STATEMENT).read_bytes())
+            raw: dict[str, Any] = parse_json((folder / STATEMENT).read_bytes())
             version = raw.pop("format")
             if version != FORMAT:
                 raise RunError(

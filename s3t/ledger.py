@@ -7,7 +7,6 @@ is on disk when :meth:`Ledger.append` returns; a deletion is acknowledged only a
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from s3t.contract import Slot
 from s3t.errors import RunError
+from s3t.reading import parse_json
 from s3t.records import canonical_json
 from s3t.store import no_space, readable
 
@@ -196,7 +196,7 @@ def _entry(row: Sequence[Any]) -> Entry:
     seq, kind, body, previous, digest = row
     if not all(isinstance(text, str) for text in row[1:]) or _entry_digest(seq, kind, body, previous) != digest:
         raise RunError(f"the ledger is damaged: entry {seq} does not match its digest; nothing may be served")
-    return Entry(seq, kind, json.loads(body))
+    return Entry(seq, kind, parse_json(body))
 
 
 def _entry_digest(seq: int, kind: str, body: str, previous: str) -> str:

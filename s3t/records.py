@@ -197,10 +197,10 @@ class Checked:
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
-        """Build from JSON values. Raises RecipeError for an unknown key, with the closest known one."""
+        """Build from JSON values. Raises RecipeError for an unknown key, with the closest known one, and for no object."""
         known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        for key in raw:
-            if key not in known:
+        for key in raw if isinstance(raw, Mapping) else [raw]:
+            if not isinstance(key, str) or key not in known:
                 raise RecipeError(f"unknown {cls.__name__} key {key!r}{did_you_mean(key, known)}")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
 

@@ -22,6 +22,7 @@ from s3t.graph import FORMAT
 from s3t.ledger import Ledger
 from s3t.partition import KEY_BYTES
 from s3t.plan import Plan
+from s3t.reading import parse_json
 from s3t.records import Recipe, Record, sha256
 from s3t.rows import CONTENTS, INDEX, RecordStore
 from s3t.store import NodeStore, no_space, sync_folder, write_synced
@@ -66,7 +67,7 @@ class RunConfig:
     def from_bytes(cls, content: bytes, where: str) -> RunConfig:
         """Read run.json. RunError if it is damaged or of another format version."""
         try:
-            raw = json.loads(content)
+            raw = parse_json(content)
             version = raw["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{where}/{CONFIG} is not a run's configuration ({error}); was it edited?") from error

@@ -74,10 +74,15 @@ class NodeStore:
         return content
 
     def tensors(self, key: str, name: str, digest: str) -> dict[str, Tensor]:
-        """Return the tensors of a safetensors file, checked as in :meth:`read`."""
+        """Return the tensors of a safetensors file, checked as in :meth:`read`. RunError if it is none."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        return load(self.read(key, name, digest))
+        content = self.read(key, name, digest)
+        try:
+            return load(content)
+        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise RunError(f"node {key[:12]}: {name} is no safetensors file ({error}); run `s3t refresh`") from error
 
     def keys(self) -> set[str]:
         """Return the names of all folders, half-written ones included."""
@@ -134,7 +139,7 @@ def readable(what: str) -> Iterator[None]:
         yield
     except sqlite3.IntegrityError:
         raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_BUSY:
             raise BusyError(f"another process is writing to this run ({error}); try again") from error

@@ -26,6 +26,7 @@ from s3t.data.tasks import metrics_of
 from s3t.errors import DataError, DivergedError, RecipeError, did_you_mean
 from s3t.metrics import evaluate
 from s3t.plan import MakePlan, Plan
+from s3t.reading import parse_json
 from s3t.records import Dataset, Layout, Recipe
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def write(path: Path, case: Case, trials: Sequence[Trial], layouts: Mapping[str,
 def read_best(path: Path, method: str) -> Recipe:
     """Return the recipe that was chosen for ``method``. RecipeError if the file cannot be read, or has none for it."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(path.read_text(encoding="utf-8"))
         if told["format"] != FORMAT:
             raise ValueError(f"format {told['format']!r} is not {FORMAT}")
         chosen = dict(told["best"])

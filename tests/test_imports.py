@@ -20,7 +20,7 @@ HEAVY = ("torch", "peft", "transformers", "datasets", "accelerate")
 
 # A module of s3t may import those of its own level and of the levels before it.
 LEVELS = (
-    ("s3t.errors",),
+    ("s3t.errors", "s3t.reading"),
     ("s3t.answers",),
     ("s3t.records",),
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics", "s3t.replies"),
@@ -67,6 +67,7 @@ VERIFIER_MAY_USE = (
     "records",
     "contract",
     "errors",
+    "reading",
     "digests",
     "data",
     "backbone",
@@ -82,10 +83,11 @@ OPENS_SYSTEMS = {
     "verify.leaks": ("s3t", "baselines"),
     "verify.small": (*SYSTEM, "baselines"),
     "verify.ordering": ("s3t.orders",),
+    "verify.fuzz_targets": ("s3t",),
 }
 """Who may use more, and what: the command line opens the system under audit, the laboratory makes others of its
 configuration, the planted faults alter the real one, the soak's small systems are there to be audited; rules for orders look
-at no record and are shared, as the kernel is."""
+at no record and are shared, as the kernel is; what is fuzzed is all that reads."""
 LONG: dict[str, str] = {}
 """Modules of more than 300 lines, each with its reason."""
 

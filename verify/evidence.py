@@ -6,7 +6,6 @@ incomplete, and an audit of it ends UNDECIDED.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from s3t.errors import DataError, RunError
+from s3t.reading import parse_json
 from s3t.records import Record, canonical_json, sha256
 from verify import derive
 
@@ -128,7 +128,7 @@ def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
         )
     raw = path.read_bytes()
     try:
-        run = json.loads(raw)
+        run = parse_json(raw)
     except (ValueError, UnicodeDecodeError) as error:
         raise RunError(f"{str(path)!r} is not JSON ({error}); restore it from a backup") from error
     if not isinstance(run, dict) or run.get("format") != FORMAT:
@@ -211,7 +211,7 @@ def entry_digest(seq: int, kind: str, body: str, previous: str) -> str:
 
 def _entry(seq: int, kind: str, text: str, digest: str, problems: list[str]) -> Entry | None:
     try:
-        body = json.loads(text)
+        body = parse_json(text)
     except ValueError:
         problems.append(f"ledger.sqlite: the body of entry {seq} is not JSON")
         return None
@@ -231,14 +231,18 @@ def _read_records(
     query = 'SELECT tag, shard, slice, split, commitment, start, length, "check" FROM records ORDER BY start'
     index = _select(folder / "records.sqlite", query, problems)
     raw = _read_contents(folder / "records.bin", entries, problems)
-    if index is None or raw is None or not _index_holds(index, problems):
+    if index is None or raw is None:
         return (), (), ()
     gone = {tag for entry in entries if entry.kind == "request" for tag in entry.body["tags"]}
     rows: list[Row] = []
     spans: list[Span] = []
     loose: list[tuple[int, int]] = []
     end = HEADER
-    for tag, shard, slice_, split, commitment, start, length, _ in index:
+    for *fields, check in index:
+        tag, shard, slice_, split, commitment, start, length = fields
+        if any(isinstance(field, bytes) for field in fields) or derive.index_check(fields) != check:
+            problems.append(f"records.sqlite: the row of tag {tag!r} does not match its check")
+            return (), (), ()
         if type(start) is not int or type(length) is not int or start < end or not SALT < length <= len(raw) - start:
             problems.append(f"records.sqlite: a row of {length!r} bytes cannot lie at byte {start!r} of records.bin")
             return (), (), ()
@@ -262,15 +266,6 @@ def _read_records(
     if any(raw[end:]):
         loose.append((end, len(raw)))
     return tuple(sorted(rows, key=lambda row: row.record.id)), tuple(spans), tuple(loose)
-
-
-def _index_holds(index: Sequence[Sequence[Any]], problems: list[str]) -> bool:
-    """Say whether every row of the index is as it was written."""
-    for *fields, check in index:
-        if any(isinstance(field, bytes) for field in fields) or derive.index_check(fields) != check:
-            problems.append(f"records.sqlite: the row of tag {fields[0]!r} does not match its check")
-            return False
-    return True
 
 
 def _read_contents(path: Path, entries: Sequence[Entry], problems: list[str]) -> bytes | None:

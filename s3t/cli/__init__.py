@@ -6,6 +6,7 @@ Results go to stdout (``--json`` for programs), progress and errors to stderr. E
 
 from __future__ import annotations
 
+import errno
 import secrets
 from contextlib import closing
 from dataclasses import asdict
@@ -52,9 +53,12 @@ from s3t.engine.mode import Resources
 from s3t.errors import S3TError
 from s3t.orders.rule import HORIZON, RULES
 
+REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+"""What the system says of paths that are not usable, whoever asked for them."""
+
 
 class _OneLineErrors(TyperGroup):
-    """Ends our own errors in one line and their exit code; every other exception keeps its traceback."""
+    """Ends our own errors, and paths that the system refuses, in one line and exit code; others keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -62,6 +66,11 @@ class _OneLineErrors(TyperGroup):
         except S3TError as error:
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno not in REFUSED_PATHS or not isinstance(error.filename, str):
+                raise
+            typer.echo(f"error: {error.filename[:80]!r} cannot be used ({error.strerror}); give another path", err=True)
+            raise typer.Exit(S3TError.exit_code) from None
         except KeyboardInterrupt:
             typer.echo("interrupted: nothing acknowledged is lost; the same command continues", err=True)
             raise typer.Exit(130) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from s3t.design import PAPER, Design
 from s3t.errors import DataError, LayoutError, RecipeError
 from s3t.orders import Rule
+from s3t.reading import parse_json
 from s3t.records import Dataset, Inputs, Layout, Recipe, candidate, sha256
 
 LAYOUT = {"shards": 4, "slices": 3, "budget": 1}
@@ -67,7 +67,7 @@ def read_prior(path: Path) -> tuple[float, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
         numbers = (
-            json.loads(text)
+            parse_json(text)
             if text.startswith(("[", "{"))
             else [float(word) for word in re.split(r"[,;\s]+", text) if word]
         )
@@ -104,7 +104,7 @@ def choose_recipe(
 def typed(value: str) -> Any:
     """Return a field's value as it was typed: what JSON makes of it, else the word itself."""
     try:
-        return json.loads(value)
+        return parse_json(value)
     except ValueError:
         return value
 

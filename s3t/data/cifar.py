@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from s3t.data.pack import Pack
 from s3t.data.splits import Split, dataset_of
 from s3t.errors import DataError
+from s3t.reading import parse_json
 from s3t.records import Dataset, Record
 
 SHUFFLE = b"s3t cifar10-test v1\x00"
@@ -51,7 +51,7 @@ def _records(pack: Pack, path: Path) -> Iterator[tuple[Split, Record]]:
 def _examples(path: Path) -> list[tuple[str, dict[str, int]]]:
     """Return the input and the score of each class for every example of a task of BIG-bench."""
     try:
-        task = json.loads(path.read_text(encoding="utf-8"))
+        task = parse_json(path.read_text(encoding="utf-8"))
         return [(str(example["input"]), dict(example["target_scores"])) for example in task["examples"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no task of BIG-bench with scores ({error!r}); fetch the pack again") from error

@@ -6,13 +6,13 @@ parquet) is the empty string. Numbers of typed formats are written in decimal, w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s3t.errors import DataError, did_you_mean
+from s3t.reading import parse_json
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _jsonl(path: Path) -> Table:
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise ValueError(f"line {number} is not JSON ({error})") from error
             if not isinstance(row, dict):
@@ -95,7 +95,7 @@ def _jsonl(path: Path) -> Table:
 
 
 def _json(path: Path) -> Table:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    rows = parse_json(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is no list of objects with named fields")
     names = tuple(dict.fromkeys(name for row in rows for name in row))

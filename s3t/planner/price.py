@@ -14,6 +14,7 @@ from typing import Any
 from s3t.contract import Cost
 from s3t.errors import DataError
 from s3t.planner.work import Work
+from s3t.reading import parse_json
 from s3t.records import Dataset, Layout, Recipe
 
 
@@ -42,7 +43,7 @@ class Price:
 def read(path: Path) -> Price:
     """Read a price that :func:`write` wrote. DataError if the file is not one."""
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         made = Price(**{f.name: raw[f.name] for f in fields(Price)})
         numbers = [getattr(made, f.name) for f in fields(Price) if f.name != "model"]
         if not all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers) or made.layers < 1:

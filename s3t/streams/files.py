@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from s3t.errors import DataError, RecordError
+from s3t.reading import parse_json
 from s3t.streams.base import Block, Request, Stream, View
 from s3t.streams.population import Population
 
@@ -89,7 +89,7 @@ def _cells(line: str) -> list[str]:
 
 def _values(line: str) -> list[str]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         raise ValueError(f"no JSON ({error})") from error
     if isinstance(value, dict):
