@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3t.errors import BusyError, RunError
+from s3t.errors import BusyError, DamageError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,8 @@ HEAD = "head.safetensors"
 CONFIG = "adapter_config.json"
 READS = "reads.json"
 _PARTIAL = ".partial-"
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What this process lacks when a file cannot be opened; that says nothing of the file."""
 _REMOVERS = 8
 """Most folders that are removed at the same time."""
 
@@ -60,24 +62,29 @@ class NodeStore:
             raise
 
     def read(self, key: str, name: str, digest: str) -> bytes:
-        """Return file ``name`` of node ``key``. RunError if it is missing or does not have the SHA-256 ``digest``."""
+        """Return file ``name`` of node ``key``. DamageError if it is missing or does not have the SHA-256 ``digest``."""
         try:
             content = (self.root / key / name).read_bytes()
         except OSError as error:
-            raise RunError(f"node {key[:12]} has lost its file {name} ({error.strerror}); run `s3t refresh`") from error
+            if error.errno in _SHORT:
+                raise RunError(f"node {key[:12]}: {name} cannot be read now ({error.strerror}); try again") from error
+            message = f"node {key[:12]} has lost its file {name} ({error.strerror}); run `s3t refresh`"
+            raise DamageError(message) from error
         found = hashlib.sha256(content).hexdigest()
         if found != digest:
-            raise RunError(
+            raise DamageError(
                 f"node {key[:12]}: {name} has sha256 {found[:12]}, the ledger says {digest[:12]}; "
                 "it is damaged, run `s3t refresh`"
             )
         return content
 
+    def files(self, key: str, digests: Mapping[str, str]) -> dict[str, bytes]:
+        """Return the files of node ``key`` that ``digests`` names, checked as in :meth:`read`."""
+        return {name: self.read(key, name, digest) for name, digest in digests.items()}
+
     def tensors(self, key: str, name: str, digest: str) -> dict[str, Tensor]:
         """Return the tensors of a safetensors file, checked as in :meth:`read`."""
-        from safetensors.torch import load
-
-        return load(self.read(key, name, digest))
+        return tensors(self.read(key, name, digest))
 
     def keys(self) -> set[str]:
         """Return the names of all folders, half-written ones included."""
@@ -99,6 +106,13 @@ class NodeStore:
     def bytes(self) -> int:
         """Return the bytes of all stored files."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+
+def tensors(content: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    from safetensors.torch import load
+
+    return load(content)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
