@@ -221,11 +221,10 @@ def _survivors(evidence: Evidence, state: State, serving: Collection[str]) -> li
         except (OSError, ValueError):
             found.append(_undecided("its reads.json cannot be read", name))
             continue
-        if node.key not in serving and sha256(raw) != node.reads:
-            found.append(_undecided("its reads.json is not the file that the ledger recorded", name))
-            continue
         if not isinstance(reads, list) or not all(isinstance(read, str) for read in reads):
             found.append(_undecided("its reads.json is not a list of ids", name))
+        elif node.key not in serving and sha256(raw) != node.reads:
+            found.append(_undecided("its reads.json is not the file that the ledger recorded", name))
         else:
             found += _against_rows(frozenset(reads), shard, prefix, evidence, state, name)
     return found
