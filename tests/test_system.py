@@ -379,7 +379,7 @@ def test_refresh_mends_lost_and_damaged_nodes(system: System, damage: str) -> No
 
 
 def test_serving_follows_a_deletion_that_overtakes_it(
-    system: System, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+    system: System, tiny: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     other, late, real = System.open(system.path, tiny), _in(0, 0)[:1], store.NodeStore.files
 
@@ -392,6 +392,7 @@ def test_serving_follows_a_deletion_that_overtakes_it(
     system.predict(PROBE)
     assert not late
     assert system.status().chain_lengths == {0: 1, 1: 2}
+    assert caplog.records == [], "what a deletion erased is not damaged"
     other.close()
 
 
