@@ -19,7 +19,7 @@ from s3t.digests import tensors_digest
 from s3t.engine.activations import Activations
 from s3t.engine.mode import Resources
 from s3t.engine.numerics import Numerics
-from s3t.errors import DivergedError, RunError
+from s3t.errors import DamageError, DivergedError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
 from s3t.ledger import Superseded
@@ -64,15 +64,20 @@ class Builder:
     def build(self, progress: Progress | None = None, *, down: bool = False, mend: bool = False) -> Cost:
         """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too.
 
-        ``mend``: first check the files of every surviving node, and train again those that are lost or damaged.
+        ``mend``: first check the files of every surviving node, and train again those that are lost or damaged. Without it
+        that is done when files are needed and found to be so.
         """
         from s3t.scheduling import train_missing
 
         with self.run.building():
             sweep(self.run, self.facts)
             try:
-                lost = damaged(self.run, self.facts) if mend else set()
-                return train_missing(self, lost, progress, down=down)
+                lost, before = damaged(self.run, self.facts) if mend else set(), self.facts.cost
+                try:
+                    return train_missing(self, lost, progress, down=down)
+                except DamageError:  # what is missing builds on files that are lost, so these are made anew as well
+                    train_missing(self, damaged(self.run, self.facts), progress, down=down)
+                    return self.facts.cost - before
             finally:
                 self.activations.close()
                 self._note_strays()
@@ -268,9 +273,8 @@ def damaged(run: Run, facts: Facts) -> set[Node]:
     found = set()
     for node, fact in facts.alive.items():
         try:
-            for name, digest in fact.files.items():
-                run.nodes.read(fact.key, name, digest)
-        except RunError:
+            run.nodes.files(fact.key, fact.files)
+        except DamageError:
             found.add(node)
     return found
 

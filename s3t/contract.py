@@ -65,7 +65,7 @@ class Receipt:
 
     ``deleted``: ids removed by this request. ``already``: ids that an earlier request had removed. ``slots``: what was
     dropped. ``nodes_dropped``: keys of trained nodes that are no longer served and whose files are erased.
-    ``offline``: shards without any surviving chain after the request. ``cost``: spent by this request.
+    ``offline``: shards without any chain that can serve after the request. ``cost``: spent by this request.
     """
 
     request: str

@@ -39,6 +39,10 @@ class RunError(S3TError):
     """A run folder that cannot be used: missing, half-written, of another version, damaged, or full."""
 
 
+class DamageError(RunError):
+    """A file of a trained node that is missing or not what the ledger says; a refresh makes it anew."""
+
+
 class BusyError(RunError):
     """Another process holds the run's build lock."""
 

@@ -29,7 +29,7 @@ class Facts:
         self._spent: dict[str, Any] = asdict(Cost())
         self.hits: dict[Slot, int] = {}
         self.alive: dict[Node, TrainedNode] = {}
-        self._chains: dict[int, Chain] | None = None
+        self._chains: dict[frozenset[int], dict[int, Chain]] = {}
 
     def update(self) -> bool:
         """Read new facts; return whether there were any."""
@@ -41,7 +41,7 @@ class Facts:
                 self._follow(entry)
         else:
             self._begin(head)
-        self._seen, self._chains = head, None
+        self._seen, self._chains = head, {}
         return True
 
     def _begin(self, head: int) -> None:
@@ -79,11 +79,12 @@ class Facts:
         """What all training so far has cost."""
         return Cost(**self._spent)
 
-    def chains(self) -> dict[int, Chain]:
-        """Return the chain that each live shard serves."""
-        if self._chains is None:
-            self._chains = served(self.plan, self.alive)
-        return dict(self._chains)
+    def chains(self, lost: frozenset[int] = frozenset()) -> dict[int, Chain]:
+        """Return the chain that each live shard serves, as if the nodes of the ledger entries ``lost`` were not there."""
+        if lost not in self._chains:
+            there = {node: fact for node, fact in self.alive.items() if fact.seq not in lost}
+            self._chains = {lost: served(self.plan, there)}
+        return dict(self._chains[lost])
 
     def missing(self, lost: Collection[Node] = ()) -> list[Node]:
         """Return the plan's nodes that are to be trained, parents first.

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from s3t.blocks import ModelState
-from s3t.errors import RunError
+from s3t.errors import DamageError
 from s3t.facts import Facts
 from s3t.plan import Plan
 from s3t.runs import Run
 from s3t.selection import Chain, TrainedNode
-from s3t.store import ADAPTER, HEAD
+from s3t.store import ADAPTER, HEAD, tensors
 
 
 @dataclass(frozen=True)
@@ -43,29 +43,40 @@ class Held:
         """Bytes of all tensors held."""
         return sum(node.bytes for node in self._nodes.values())
 
-    def fill(self, facts: Facts) -> None:
+    def fill(self, facts: Facts) -> bool:
         """Read surviving nodes that are not here, shortest prefixes first, until the budget is spent.
 
-        Every file is checked by digest. One that is damaged or gone is passed over: it is told of when it is needed.
+        Every file is checked by digest. Nodes that are damaged are passed over, and known from then on (``run.damage``);
+        return whether there were any.
         """
-        wanted = [fact for fact in facts.alive.values() if fact.seq not in self._tried]
+        lost = self._run.damage.lost(facts)
+        wanted = [fact for fact in facts.alive.values() if fact.seq not in self._tried and fact.seq not in lost]
+        damaged = self._take(facts.plan, wanted)
+        if damaged:
+            self._run.damage.survey(facts, damaged)
+        return bool(damaged)
+
+    def _take(self, plan: Plan, wanted: Sequence[TrainedNode]) -> list[TrainedNode]:
+        """Read of ``wanted`` what the budget allows; return those that are damaged."""
+        damaged: list[TrainedNode] = []
         used = self.bytes if wanted else 0
         for fact in sorted(wanted, key=lambda fact: (len(fact.node.prefix), fact.seq)):
             if used >= self._budget:
-                return
-            self._tried.add(fact.seq)
+                break
             try:
-                found = self._read(facts.plan, fact)
-            except RunError:
+                found = self._read(plan, fact)
+            except DamageError:
+                damaged.append(fact)
                 continue
+            self._tried.add(fact.seq)
             if used + found.bytes <= self._budget:
                 used += found.bytes
                 self._nodes[fact.seq] = found
+        return damaged
 
     def _read(self, plan: Plan, fact: TrainedNode) -> NodeTensors:
-        adapter = ADAPTER[plan.stages[len(fact.node.prefix) - 1].kind]
-        read = self._run.nodes.tensors
-        return NodeTensors(*(read(fact.key, name, fact.files[name]) for name in (adapter, HEAD)))
+        adapter, files = ADAPTER[plan.stages[len(fact.node.prefix) - 1].kind], self._run.damage.read(fact)
+        return NodeTensors(*(tensors(files[name]) for name in (adapter, HEAD)))
 
     def keep(self, entries: Iterable[int]) -> None:
         """Let go of every node but those of these ledger entries."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3t.damage import Damage
 from s3t.digests import key_commitment, merkle_root
 from s3t.errors import BusyError, RunError, S3TError
 from s3t.graph import FORMAT
@@ -85,7 +86,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """An open run folder: configuration, slot key, and the three stores."""
+    """An open run folder: configuration, slot key, the three stores, and what is known of damaged nodes."""
 
     path: Path
     config: RunConfig
@@ -93,6 +94,7 @@ class Run:
     ledger: Ledger
     records: RecordStore
     nodes: NodeStore
+    damage: Damage
 
     def close(self) -> None:
         """Close the databases."""
@@ -179,8 +181,11 @@ def _commit(path: Path, commitments: Iterable[str]) -> str:
     return root
 
 
-def open_run(path: Path) -> Run:
-    """Open a run folder. RunError says what is missing, damaged, or of another version."""
+def open_run(path: Path, damage: Damage | None = None) -> Run:
+    """Open a run folder. RunError says what is missing, damaged, or of another version.
+
+    ``damage``: what another opening of the same run knows of damaged nodes, to be shared with it.
+    """
     if not path.is_dir():
         raise RunError(f"there is no run at {path}; train one with `s3t train {path}`")
     for name in (CONFIG, KEY, LEDGER, INDEX, CONTENTS, COMMITMENTS, NODES):
@@ -195,7 +200,8 @@ def open_run(path: Path) -> Run:
     key, given = _read_key(path / KEY), {(shard, piece): n for shard, piece, n in created.body["slots"]}
     if key_commitment(key) != created.body["key"]:
         raise RunError(f"{path / KEY} is not the key that the ledger was opened with; restore it from a copy")
-    return Run(path, config, key, ledger, RecordStore(path, given), NodeStore(path / NODES))
+    nodes = NodeStore(path / NODES)
+    return Run(path, config, key, ledger, RecordStore(path, given), nodes, damage or Damage(nodes))
 
 
 def _read_key(path: Path) -> bytes:

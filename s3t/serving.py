@@ -6,6 +6,7 @@ defined value (docs/DERIVATION.md, "What is served").
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,17 @@ from torch import Tensor
 
 from s3t.backbone import Backbone
 from s3t.building import load_state
+from s3t.contract import NodeFacts, ServedChain
 from s3t.engine.numerics import Numerics, Served
-from s3t.errors import OfflineError, RunError
+from s3t.errors import DamageError, OfflineError
 from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.holding import Held
 from s3t.ledger import Ledger
 from s3t.records import Inputs
 from s3t.runs import LEDGER, Run
-from s3t.selection import Chain
+from s3t.selection import Chain, TrainedNode
+from s3t.store import READS
 
 HOLD_BYTES = 2**28
 """Most bytes of trained tensors that are held to switch chains without a file being read."""
@@ -55,20 +58,15 @@ class Serving:
     def sync(self, facts: Facts) -> None:
         """Bring the models in memory in line with ``facts``, as of now.
 
-        A deletion by another process may erase a node while it is being read: then the newer facts are followed. RunError
-        if a node is damaged or missing without such a reason.
+        A deletion by another process may erase a node while it is being read: then the newer facts are followed. A node
+        that is damaged or missing without such a reason is left out, and what serves is what it would be without it.
         """
         with self._switching:
             facts = self._here(facts)
-            while True:
+            self.drop(facts)
+            if self._held.fill(facts):
                 self.drop(facts)
-                self._held.fill(facts)
-                try:
-                    self._settle()
-                    return
-                except RunError:
-                    if not facts.update():
-                        raise
+            self._settle()
 
     def _here(self, facts: Facts) -> Facts:
         """Return ``facts``, or in another thread than theirs a view of its own: SQLite's connections keep to their thread."""
@@ -83,18 +81,21 @@ class Serving:
     def drop(self, facts: Facts) -> None:
         """Let go of every tensor of a node that does not survive, and of models that are not their shard's chain.
 
+        A shard's chain is the longest without the nodes that are known to be damaged (:mod:`s3t.damage`).
         What serves instead is made here if that takes no file and no copy of the base model's structure; else by the
         next :meth:`sync` or :meth:`predict`. A prediction under way keeps what it began with until it ends.
         """
         with self._switching:
             facts.update()
-            chains = facts.chains()
-            self._held.keep(fact.seq for fact in facts.alive.values())
+            alive, lost = {fact.seq for fact in facts.alive.values()}, self._run.damage.lost(facts)
+            chains = {s: c for s, c in facts.chains(lost).items() if not any(fact.seq in lost for fact in c.nodes)}
+            self._held.keep(alive - lost)
+            self._run.damage.keep(alive)
             models = {shard: pair for shard, pair in self.models.items() if chains.get(shard) == pair[0]}
             self._due = {shard: (facts, chain) for shard, chain in chains.items() if shard not in models}
             if self._numerics.mode.engine == "fast":
                 for shard, (_, chain) in list(self._due.items()):
-                    if self._held.state(facts.plan, chain) is not None:
+                    if self._run.damage.whole(chain.nodes) and self._held.state(facts.plan, chain) is not None:
                         models[shard] = (chain, self.load(facts, chain))
                         del self._due[shard]
             self.models = dict(sorted(models.items()))
@@ -113,9 +114,17 @@ class Serving:
             return self.models, self.shard_weights()
 
     def _settle(self) -> None:
-        """Load the chains that are due. RunError if a node is damaged or missing."""
-        for shard, (facts, chain) in sorted(self._due.items()):
-            model = self.load(facts, chain)
+        """Load the chains that are due; where a node turns out to be damaged, what is left without it."""
+        while self._due:
+            shard, (facts, chain) = min(self._due.items())
+            try:
+                self._run.damage.check(chain.nodes)
+                model = self.load(facts, chain)
+            except DamageError:
+                facts = self._here(facts)
+                self._run.damage.survey(facts, chain.nodes)
+                self.drop(facts)
+                continue
             self.models = dict(sorted((self.models | {shard: (chain, model)}).items()))
             del self._due[shard]
 
@@ -127,8 +136,15 @@ class Serving:
         """As :meth:`snapshot`. OfflineError without any live shard."""
         models, weights = self.snapshot()
         if not models:
-            raise OfflineError("every shard is offline: deletions hit all first slices; run a refresh to serve again")
+            raise OfflineError(self._why())
         return models, weights
+
+    def _why(self) -> str:
+        """Say why nothing serves."""
+        lost = ", ".join(self._run.damage.names)
+        if lost:
+            return f"every shard is offline: {lost} are damaged and no intact chain is left; run `s3t refresh`"
+        return "every shard is offline: deletions hit all first slices; run a refresh to serve again"
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
         """Return scores of shape (len(inputs), classes). OfflineError without any live shard."""
@@ -138,6 +154,23 @@ class Serving:
             rows = self._backbone.encode(inputs, recipe.max_length)
         logits = self._numerics.score({shard: model for shard, (_, model) in models.items()}, rows)
         return combine({shard: found.numpy() for shard, found in logits.items()}, weights, recipe.ensemble)
+
+    def told(self, facts: Facts) -> tuple[ServedChain, ...]:
+        """Return what serves, with the reads observed when its nodes were trained."""
+        while True:
+            models, weights = self.snapshot()
+            try:
+                return tuple(
+                    ServedChain(shard, chain.order, weights[shard], tuple(map(self._facts_of, chain.nodes)))
+                    for shard, (chain, _) in models.items()
+                )
+            except DamageError:
+                self._run.damage.survey(facts, [fact for chain, _ in models.values() for fact in chain.nodes])
+                self.sync(facts)
+
+    def _facts_of(self, fact: TrainedNode) -> NodeFacts:
+        node, reads = fact.node, json.loads(self._run.nodes.read(fact.key, READS, fact.files[READS]))
+        return NodeFacts(node.name, fact.key, node.shard, node.prefix, fact.parent, frozenset(reads))
 
     def weights(self, facts: Facts) -> dict[str, Mapping[str, Tensor]]:
         """Return the tensors that serve, by node name: ``adapter.<name>`` and, for a chain's last node, ``head.<name>``."""

@@ -17,7 +17,8 @@ from s3t.runs import Run
 class Status:
     """What a run is and how it stands. ``chain_lengths``: stages served per live shard; ``bytes``: of trained nodes.
 
-    ``orders``: the rule that chose them; ``design``: how blocks lie.
+    ``damaged``: nodes that were found to be damaged, by name with the reason; what serves is told without them, and they are
+    missing. ``orders``: the rule that chose them; ``design``: how blocks lie.
     ``stores``: every place below the run folder where data or what was trained on it is kept.
     """
 
@@ -35,15 +36,25 @@ class Status:
     chain_lengths: dict[int, int]
     surviving_nodes: int
     missing_nodes: int
+    damaged: dict[str, str]
     bytes: int
     cost: Cost
     stores: tuple[str, ...]
 
 
-def describe_status(run: Run, facts: Facts) -> Status:
-    """Return the status of ``run`` as of now."""
+def offline(run: Run, facts: Facts) -> tuple[int, ...]:
+    """Return the shards without any chain that can serve now: none survives, or none that is intact, as far as is known."""
     facts.update()
-    chains = facts.chains()
+    live = facts.chains(run.damage.lost(facts))
+    return tuple(shard for shard in range(facts.plan.layout.shards) if shard not in live)
+
+
+def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
+    """Return the status of ``run`` as of now; ``check``: first read the files of all surviving nodes."""
+    facts.update()
+    if check:
+        run.damage.survey(facts, list(facts.alive.values()))
+    chains = facts.chains(run.damage.lost(facts))
     return Status(
         method=run.config.plan.method,
         model=run.config.model["name"],
@@ -55,10 +66,11 @@ def describe_status(run: Run, facts: Facts) -> Status:
         deleted=run.ledger.tombstones(),
         retained=retained(run),
         live=tuple(sorted(chains)),
-        offline=tuple(shard for shard in range(facts.plan.layout.shards) if shard not in chains),
+        offline=offline(run, facts),
         chain_lengths={shard: len(chain.nodes) for shard, chain in sorted(chains.items())},
         surviving_nodes=len(facts.alive),
-        missing_nodes=len(facts.missing()),
+        missing_nodes=len(facts.missing(run.damage.nodes(facts))),
+        damaged=run.damage.told(facts),
         bytes=run.nodes.bytes(),
         cost=facts.cost,
         stores=(runs.LEDGER, CONTENTS, INDEX, f"{runs.NODES}/", f"{runs.ACTIVATIONS}/"),

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s3t.errors import BusyError, RunError
+from s3t.errors import BusyError, DamageError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,8 @@ HEAD = "head.safetensors"
 CONFIG = "adapter_config.json"
 READS = "reads.json"
 _PARTIAL = ".partial-"
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What this process lacks when a file cannot be opened; that says nothing of the file."""
 _REMOVERS = 8
 """Most folders that are removed at the same time."""
 
@@ -60,29 +62,29 @@ class NodeStore:
             raise
 
     def read(self, key: str, name: str, digest: str) -> bytes:
-        """Return file ``name`` of node ``key``. RunError if it is missing or does not have the SHA-256 ``digest``."""
+        """Return file ``name`` of node ``key``. DamageError if it is missing or does not have the SHA-256 ``digest``."""
         try:
             content = (self.root / key / name).read_bytes()
         except OSError as error:
-            raise RunError(f"node {key[:12]} has lost its file {name} ({error.strerror}); run `s3t refresh`") from error
+            if error.errno in _SHORT:
+                raise RunError(f"node {key[:12]}: {name} cannot be read now ({error.strerror}); try again") from error
+            message = f"node {key[:12]} has lost its file {name} ({error.strerror}); run `s3t refresh`"
+            raise DamageError(message) from error
         found = hashlib.sha256(content).hexdigest()
         if found != digest:
-            raise RunError(
+            raise DamageError(
                 f"node {key[:12]}: {name} has sha256 {found[:12]}, the ledger says {digest[:12]}; "
                 "it is damaged, run `s3t refresh`"
             )
         return content
 
+    def files(self, key: str, digests: Mapping[str, str]) -> dict[str, bytes]:
+        """Return the files of node ``key`` that ``digests`` names, checked as in :meth:`read`."""
+        return {name: self.read(key, name, digest) for name, digest in digests.items()}
+
     def tensors(self, key: str, name: str, digest: str) -> dict[str, Tensor]:
         """Return the tensors of a safetensors file, checked as in :meth:`read`. RunError if it is none."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        content = self.read(key, name, digest)
-        try:
-            return load(content)
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise RunError(f"node {key[:12]}: {name} is no safetensors file ({error}); run `s3t refresh`") from error
+        return tensors(self.read(key, name, digest))
 
     def keys(self) -> set[str]:
         """Return the names of all folders, half-written ones included."""
@@ -104,6 +106,17 @@ class NodeStore:
     def bytes(self) -> int:
         """Return the bytes of all stored files."""
         return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+
+
+def tensors(content: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file. RunError if it is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise RunError(f"a node's file is no safetensors file ({error}); run `s3t refresh`") from error
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -133,11 +146,11 @@ def no_space(where: Path) -> Iterator[None]:
 def readable(what: str) -> Iterator[None]:
     """Turn what SQLite finds wrong with ``what`` into one error: BusyError if it had to wait too long, else RunError.
 
-    A broken constraint stays what it is.
+    A broken constraint stays what it is, and so does a wrong use, as by another thread than the one that connected.
     """
     try:
         yield
-    except sqlite3.IntegrityError:
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -5,7 +5,6 @@ Nothing heavy is imported before it is needed: deleting and asking for the statu
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3t import requests, runs
-from s3t.contract import Claim, Cost, NodeFacts, Progress, Provenance, Receipt, ServedChain, Slot
+from s3t.contract import Claim, Cost, Progress, Provenance, Receipt, Slot
+from s3t.damage import Damage
 from s3t.describing import base_model, check_model, check_records, check_slots, describe, open_same
 from s3t.engine.mode import Resources, choose
 from s3t.errors import RunError
@@ -25,8 +25,7 @@ from s3t.partition import KEY_BYTES
 from s3t.plan import Plan
 from s3t.records import Inputs, Recipe, Record
 from s3t.runs import Run, RunConfig
-from s3t.status import Status, describe_status
-from s3t.store import READS
+from s3t.status import Status, describe_status, offline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,9 +97,16 @@ class System:
         return System(run, config, backbone=backbone, **options)
 
     @staticmethod
-    def open(run: Path | str, backbone: Backbone | None = None, resources: Resources | None = None) -> System:
-        """Open a trained run and complete what a crash cut short. RunError if it cannot be used."""
-        opened = runs.open_run(Path(run))
+    def open(
+        run: Path | str,
+        backbone: Backbone | None = None,
+        resources: Resources | None = None,
+        damage: Damage | None = None,
+    ) -> System:
+        """Open a trained run and complete what a crash cut short. RunError if it cannot be used.
+
+        ``damage``: the :attr:`damage` of another system of this run, to share what is known of it."""
+        opened = runs.open_run(Path(run), damage)
         system = System(run, opened.config, backbone=backbone, resources=resources)
         system._attach(opened)
         return system
@@ -148,7 +154,7 @@ class System:
         return Receipt(request.name, request.fresh, request.already, request.slots, dropped, self._offline(), cost)
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
-        """Return scores of shape (len(inputs), classes) from the live shards. OfflineError if there is none."""
+        """Return scores of shape (len(inputs), classes) from intact chains of live shards. OfflineError without any."""
         serving = self.served()
         scores = serving.predict(inputs)
         self._forward_passes += len(inputs) * len(serving.models)
@@ -161,19 +167,10 @@ class System:
     def provenance(self) -> Provenance:
         """Say what is served now, from the models in memory and the reads observed when their nodes were trained."""
         run, facts = self._opened()
-        models, weights = self.served().snapshot()
-        chains = []
-        for shard, (chain, _) in sorted(models.items()):
-            behind = []
-            for fact in chain.nodes:
-                reads = frozenset(json.loads(run.nodes.read(fact.key, READS, fact.files[READS])))
-                behind.append(
-                    NodeFacts(fact.node.name, fact.key, fact.node.shard, fact.node.prefix, fact.parent, reads)
-                )
-            chains.append(ServedChain(shard, chain.order, weights[shard], tuple(behind)))
+        chains = self.served().told(facts)
         stray = frozenset(t for entry in run.ledger.entries("stray") for t in entry.body["tags"])
-        claim: Claim = "non-interference" if facts.missing() else "retrained"
-        return Provenance(self.config.plan.method, claim, tuple(chains), self._offline(), stray)
+        claim: Claim = "non-interference" if facts.missing(run.damage.nodes(facts)) else "retrained"
+        return Provenance(self.config.plan.method, claim, chains, self._offline(), stray)
 
     def weights(self) -> Mapping[str, Mapping[str, Tensor]]:
         """Return the tensors that serve now, by node name and tensor name."""
@@ -206,9 +203,9 @@ class System:
             run.ledger.append("extend", {"budget": budget})
         return self._build(progress)
 
-    def status(self) -> Status:
-        """Return how the run stands, from the ledger alone."""
-        return describe_status(*self._opened())
+    def status(self, *, check: bool = False) -> Status:
+        """Return how the run stands, from the ledger and the damage met so far; ``check`` reads all nodes' files to meet it."""
+        return describe_status(*self._opened(), check=check)
 
     def served(self) -> Serving:
         """Return the chains of the live shards in memory, in line with the ledger as of now."""
@@ -217,6 +214,11 @@ class System:
             self._serving = self._serving_for(run)
         self._serving.sync(facts)
         return self._serving
+
+    @property
+    def damage(self) -> Damage:
+        """What is known of damaged nodes."""
+        return self._opened()[0].damage
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -275,9 +277,7 @@ class System:
         return self._build(None, down=True) if due else Cost()
 
     def _offline(self) -> tuple[int, ...]:
-        _, facts = self._opened()
-        facts.update()
-        return tuple(s for s in range(self.config.plan.layout.shards) if s not in facts.chains())
+        return offline(*self._opened())
 
     def _loaded(self) -> Backbone:
         if self._backbone is None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from baselines.methods import make_plan
 from s3t.backbone import Backbone
-from s3t.errors import OfflineError, RunError
+from s3t.errors import OfflineError
 from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.partition import slot
@@ -237,9 +237,11 @@ def test_a_damaged_file_that_does_not_serve_is_passed_over(make: Make) -> None:
     (run.nodes.root / odd.key / HEAD).write_bytes(b"damaged")
     system.predict(PROBE)
     assert odd.seq not in _serving(system)._held._nodes
+    assert list(system.status().damaged) == ["shard-00/1-2"]
+    assert _lengths(_serving(system).models) == {0: 3, 1: 3}
     system.delete(_in(0, 0)[:1])
-    with pytest.raises(RunError, match="s3t refresh"):
-        system.predict(PROBE)
+    assert _lengths(_serving(system).models) == {0: 1, 1: 3}, "orders 1-2-0 and 2-0-1 are left with one slice each"
+    assert _serving(system).models[0][0].order == 1
 
 
 @pytest.mark.parametrize("method", ["sequential", "sisa-full-lazy"])

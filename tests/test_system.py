@@ -370,27 +370,29 @@ def test_refresh_mends_lost_and_damaged_nodes(system: System, damage: str) -> No
     else:
         file.write_bytes(file.read_bytes()[:-1] + b"\x99")
     fresh = System.open(system.path, system._backbone)
-    with pytest.raises(RunError, match="run `s3t refresh`"):
-        fresh.predict(PROBE)
+    assert _bits(fresh) != wanted
+    assert list(fresh.status().damaged) == [fact.name]
     assert fresh.refresh().nodes == 1
+    assert fresh.status().damaged == {}
     assert _bits(fresh) == wanted
     fresh.close()
 
 
 def test_serving_follows_a_deletion_that_overtakes_it(
-    system: System, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+    system: System, tiny: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other, late, real = System.open(system.path, tiny), _in(0, 0)[:1], store.NodeStore.tensors
+    other, late, real = System.open(system.path, tiny), _in(0, 0)[:1], store.NodeStore.files
 
     def overtaken(*args: Any) -> Any:
         if late:
             other.delete([late.pop()])
         return real(*args)
 
-    monkeypatch.setattr(store.NodeStore, "tensors", overtaken)
+    monkeypatch.setattr(store.NodeStore, "files", overtaken)
     system.predict(PROBE)
     assert not late
     assert system.status().chain_lengths == {0: 1, 1: 2}
+    assert caplog.records == [], "what a deletion erased is not damaged"
     other.close()
 
 

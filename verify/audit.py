@@ -15,7 +15,7 @@ from verify.brief import Scope, probes
 from verify.case import Case, Lab
 from verify.effort import Effort, black_box_levels
 from verify.evidence import Evidence, read_evidence
-from verify.lineage import check_lineage
+from verify.lineage import as_served, check_lineage, serving_keys
 from verify.report import Finding, Report, Verdict
 from verify.residue import check_residue
 from verify.rows import check_rows
@@ -34,6 +34,10 @@ REFERENCES = ("E1b", "E1c", "E4")
 
 BLACK_BOX = ("E1c", "E2", "E3", "E4")
 """Levels that need the deleted records and further systems, and nothing of a run folder."""
+
+LEFT_OUT = (
+    "damaged nodes are left out of what serves, so no other system can have its bits; refresh the run and audit again"
+)
 
 
 def audit(
@@ -83,10 +87,11 @@ def audit(
             problems = [f"the ledger's entries cannot be interpreted ({type(error).__name__}: {error})"]
     if state is None:
         return report([Finding("evidence", Verdict.UNDECIDED, problem) for problem in problems], provenance)
-    found, notes = list[Finding](), list[str]()
+    state, found = as_served(provenance, evidence, state)
+    notes, incomplete = list[str](), LEFT_OUT if found else ""
     gone = _deleted(evidence, state, victims, records)
     if "E0" in wanted:
-        found += [*check_lineage(provenance, evidence, state), *check_scan(evidence, state)]
+        found += [*check_lineage(provenance, evidence, state), *check_scan(evidence, state, serving_keys(provenance))]
         found += check_rows(evidence, state, records)
         found += _lost(evidence, state, victims or ())
         found += check_residue(evidence, gone, known=records is not None) if gone else []
@@ -97,8 +102,9 @@ def audit(
         how: Any = {"isolate": isolate, "scope": scope, "kernel": kernel, "sample": sample, "sample_seed": nonce}
         found += check_cleanroom(system, provenance, evidence, state, **how)
     foreign = _elsewhere(state) if set(wanted) & set(REFERENCES) else ""
-    able = [level for level in wanted if not (foreign and level in REFERENCES)]
-    found += [Finding(level, Verdict.UNDECIDED, foreign) for level in wanted if level not in able]
+    barred = (*REFERENCES, *BLACK_BOX) if incomplete else REFERENCES if foreign else ()
+    able = [level for level in wanted if level not in barred]
+    found += [Finding(level, Verdict.UNDECIDED, incomplete or foreign) for level in wanted if level in barred]
     if "E1b" in able:
         from verify.counterfactual import check_counterfactual
 

@@ -7,14 +7,17 @@ parents, keys and ensemble weights against what the ledger's facts imply.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 from s3t.contract import NodeFacts, Provenance, ServedChain
+from s3t.records import sha256
 from verify import derive
 from verify.evidence import Evidence
 from verify.ordering import chosen
 from verify.plans import documented_plan, plan_faults
 from verify.report import Finding, Verdict
-from verify.state import Chain, State, Survivor, node_name
+from verify.scan import damaged
+from verify.state import Chain, State, Survivor, node_name, without
 
 CHECK = "E0 lineage"
 
@@ -29,11 +32,37 @@ def check_lineage(provenance: Provenance, evidence: Evidence, state: State) -> l
         if chain.shard in derived:
             found += _chain(chain, derived[chain.shard], evidence, state)
             nodes += len(chain.nodes)
-    found += _survivors(evidence, state)
+    found += _survivors(evidence, state, serving_keys(provenance))
     if not found:
         served = f"{len(provenance.chains)} chains, {nodes} nodes: selection, parents, keys, observed reads as derived"
         found.append(Finding(CHECK, Verdict.HOLDS, served, details={"chains": len(provenance.chains), "nodes": nodes}))
     return found
+
+
+def as_served(provenance: Provenance, evidence: Evidence, state: State) -> tuple[State, list[Finding]]:
+    """Return ``state`` with what must serve now that nodes are damaged, and a finding on each that is therefore left out.
+
+    Where what is said to serve is not what survives, the damaged nodes that do not serve are taken away, and what is left must
+    serve (docs/DERIVATION.md, "What is served"). Nothing is concluded from a run in that state, hence UNDECIDED at every level.
+    """
+    shown = {(c.shard, c.order, tuple(c.nodes[-1].prefix) if c.nodes else ()) for c in provenance.chains}
+    if shown == {(chain.shard, chain.order, chain.prefix) for chain in state.chains}:
+        return state, []
+    serving = serving_keys(provenance)
+    lost = {where: why for where, why in damaged(evidence, state).items() if state.survivors[where].key not in serving}
+    left = without(state, lost)
+    shorter = {chain.shard for chain in state.chains if chain not in left.chains}
+    advice = "it is damaged and left out of what serves; run `s3t refresh` and audit again"
+    return left, [
+        Finding("evidence", Verdict.UNDECIDED, f"{why}: {advice}", node_name(*where))
+        for where, why in lost.items()
+        if where[0] in shorter
+    ]
+
+
+def serving_keys(provenance: Provenance) -> frozenset[str]:
+    """Return the keys of the nodes that are said to serve."""
+    return frozenset(node.key for chain in provenance.chains for node in chain.nodes)
 
 
 def _violated(message: str, node: str = "", **details: object) -> Finding:
@@ -175,7 +204,7 @@ def _against_rows(
     return found
 
 
-def _survivors(evidence: Evidence, state: State) -> list[Finding]:
+def _survivors(evidence: Evidence, state: State, serving: Collection[str]) -> list[Finding]:
     """Check key and reads.json of every surviving node: those not served now may serve after the next deletion."""
     found: list[Finding] = []
     planned = set(state.nodes())
@@ -187,12 +216,15 @@ def _survivors(evidence: Evidence, state: State) -> list[Finding]:
         found += _key(node, evidence, state, name)
         path = evidence.folder / "nodes" / node.key / "reads.json"
         try:
-            reads = json.loads(path.read_bytes())
+            raw = path.read_bytes()
+            reads = json.loads(raw)
         except (OSError, ValueError):
             found.append(_undecided("its reads.json cannot be read", name))
             continue
         if not isinstance(reads, list) or not all(isinstance(read, str) for read in reads):
             found.append(_undecided("its reads.json is not a list of ids", name))
+        elif node.key not in serving and sha256(raw) != node.reads:
+            found.append(_undecided("its reads.json is not the file that the ledger recorded", name))
         else:
             found += _against_rows(frozenset(reads), shard, prefix, evidence, state, name)
     return found

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from verify.evidence import Evidence
 from verify.report import Finding, Verdict
-from verify.state import State, node_name
+from verify.state import Node, State, Survivor, node_name
 
 CHECK = "E0 scan"
 FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite", "records.bin", "commitments")
@@ -32,10 +32,15 @@ NODE_FILES = {
 }
 
 
-def check_scan(evidence: Evidence, state: State) -> list[Finding]:
-    """Return what is in the folder without being accounted for, or differs from the ledger; one HOLDS if nothing is."""
+def check_scan(evidence: Evidence, state: State, serving: Collection[str] | None = None) -> list[Finding]:
+    """Return what is in the folder without being accounted for, or differs from the ledger; one HOLDS if nothing is.
+
+    ``serving``: the keys of the nodes that are said to serve. A file of another node that differs is damage, which decides
+    nothing; of one that serves, or if they are not given, it is a violation.
+    """
     found: list[Finding] = []
     expected = _expected(state)
+    idle = {f"nodes/{node.key}" for node in state.survivors.values() if serving is not None and node.key not in serving}
     seen = 0
     for path, kind in walk(evidence.folder):
         name = path.relative_to(evidence.folder).as_posix()
@@ -48,7 +53,12 @@ def check_scan(evidence: Evidence, state: State) -> list[Finding]:
         elif name not in expected and name not in SIDECARS:
             found.append(_violated(f"{name} is unknown: no declared file or surviving node accounts for it", path=name))
         elif expected.get(name) is not None and file_digest(path) != expected[name]:
-            found.append(_violated(f"{name} is not the file that the ledger recorded: its SHA-256 differs", path=name))
+            message = f"{name} is not the file that the ledger recorded: its SHA-256 differs"
+            if path.parent.relative_to(evidence.folder).as_posix() in idle:
+                message += "; its node does not serve, and `s3t refresh` makes it anew"
+                found.append(Finding(CHECK, Verdict.UNDECIDED, message, details={"path": name}))
+            else:
+                found.append(_violated(message, path=name))
         else:
             seen += 1
     staging = evidence.folder.parent / f".{evidence.folder.name}.partial"
@@ -88,9 +98,27 @@ def _expected(state: State) -> dict[str, str | None]:
     """Return every accounted file with its recorded SHA-256, or None where none is recorded."""
     expected: dict[str, str | None] = dict.fromkeys(FIXED)
     for node in state.survivors.values():
-        expected |= {f"nodes/{node.key}/{name}": digest for name, digest in node.files.items()}
-        expected[f"nodes/{node.key}/reads.json"] = node.reads
+        expected |= _files(node)
     return expected
+
+
+def _files(node: Survivor) -> dict[str, str]:
+    """Return the files of a node, below the run's folder, with their recorded SHA-256."""
+    named = {f"nodes/{node.key}/{name}": digest for name, digest in node.files.items()}
+    return named | {f"nodes/{node.key}/reads.json": node.reads}
+
+
+def damaged(evidence: Evidence, state: State) -> dict[Node, str]:
+    """Return the surviving nodes with a file that is missing or not the recorded one, each with the first such file."""
+    found: dict[Node, str] = {}
+    for where, node in sorted(state.survivors.items()):
+        for name, digest in sorted(_files(node).items()):
+            path = evidence.folder / name
+            if not path.is_file():
+                found.setdefault(where, f"{name} is missing")
+            elif file_digest(path) != digest:
+                found.setdefault(where, f"{name} is not the file that the ledger recorded: its SHA-256 differs")
+    return found
 
 
 def _declared_files(state: State) -> list[Finding]:

@@ -6,7 +6,7 @@ Source: docs/DERIVATION.md, "Rows and batches of a node" and "What is served".
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from s3t.errors import RunError
@@ -199,6 +199,14 @@ def served(
         if best is not None:
             chains.append(best)
     return tuple(chains)
+
+
+def without(state: State, lost: Collection[Node]) -> State:
+    """Return ``state`` with the chains that serve if the nodes ``lost`` are not there; they survive all the same."""
+    there = {node: survivor for node, survivor in state.survivors.items() if node not in lost}
+    chains = served(state.plan.shards, state.orders, there, state.by_slot)
+    live = {chain.shard for chain in chains}
+    return replace(state, chains=chains, offline=tuple(s for s in range(state.plan.shards) if s not in live))
 
 
 def history(entries: Iterable[Entry], names: Mapping[str, str] | None = None) -> tuple[Event, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s3t.records import sha256
 from verify import derive
 from verify.report import Finding, Verdict
 from verify.state import Node, State, node_name
@@ -25,12 +26,16 @@ class Stored:
 
 
 def read_stored(folder: Path, state: State, node: Node, check: str) -> tuple[Stored | None, list[Finding]]:
-    """Return what is stored of a surviving ``node`` and what is wrong with it; None if a file cannot be read."""
+    """Return what is stored of a surviving ``node`` and what is wrong with it; None if a file cannot be read.
+
+    None too, and UNDECIDED, for a node that does not serve and has a file that the ledger did not record: it is damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     survivor = state.survivors[node]
     home = folder / "nodes" / survivor.key
+    idle = survivor not in [one for chain in state.chains for one in chain.nodes]
     adapter = "model" if state.plan.stages[len(node[1]) - 1].kind == "full" else "adapter_model"
     raw: dict[str, bytes] = {}
     tensors: dict[str, Tensor] = {}
@@ -41,6 +46,9 @@ def read_stored(folder: Path, state: State, node: Node, check: str) -> tuple[Sto
             read = load(raw[part])
         except (OSError, SafetensorError) as error:
             message = f"{file}.safetensors cannot be read ({type(error).__name__})"
+            return None, [*found, Finding(check, Verdict.UNDECIDED, message, node_name(*node))]
+        if idle and sha256(raw[part]) != survivor.files[f"{file}.safetensors"]:
+            message = f"{file}.safetensors is not the file that the ledger recorded: its SHA-256 differs"
             return None, [*found, Finding(check, Verdict.UNDECIDED, message, node_name(*node))]
         if derive.tensors_digest(read) != recorded:
             message = f"the ledger's digest of its {part} is not that of the tensors in {file}.safetensors"

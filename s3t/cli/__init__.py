@@ -43,7 +43,7 @@ from s3t.cli.options import (
     TextColumn,
     Validation,
 )
-from s3t.cli.output import plain, print_result, progress_bar, spent
+from s3t.cli.output import plain, print_result, progress_bar, spent, warnings_shown
 from s3t.cli.planning import plan
 from s3t.cli.predicting import predict
 from s3t.cli.records import duplicates, report_before_training
@@ -62,7 +62,8 @@ class _OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings_shown():
+                return super().invoke(ctx)
         except S3TError as error:
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(error.exit_code) from None
@@ -235,11 +236,11 @@ def refresh(run: Run, cache_gb: CacheGb = 2.0, workers: Workers = 1, as_json: Js
 
 @app.command()
 def status(run: Run, as_json: Json = False) -> None:
-    """Say how a run stands."""
+    """Say how a run stands; the files of all trained nodes are checked."""
     from s3t.system import System
 
     with closing(System.open(run)) as system:
-        facts = asdict(system.status())
+        facts = asdict(system.status(check=True))
     lines = [f"{name.replace('_', ' '):<16} {plain(value)}" for name, value in facts.items()]
     print_result(as_json, facts, "\n".join(lines))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,24 @@ import typer
 
 if TYPE_CHECKING:
     from s3t.contract import Cost, Progress
+
+
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo("warning: " + " ".join(record.getMessage().split()), err=True)
+
+
+@contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Show what the package warns of, one line each on stderr, while the body works."""
+    log, handler = logging.getLogger("s3t"), _OnStderr(logging.WARNING)
+    before, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Service:
             self._system = self._writing.submit(System.open, run, backbone).result()
             opened.append((self._writing, self._system))
             self._writing.submit(self._system.weights).result()
-            self._watched = self._watching.submit(System.open, run).result()
+            self._watched = self._watching.submit(System.open, run, damage=self._system.damage).result()
             opened.append((self._watching, self._watched))
         except BaseException:
             self.close()

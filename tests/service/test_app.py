@@ -187,15 +187,55 @@ def test_what_another_process_deletes_is_noticed(served: Served, tmp_path: Path)
     assert served.ask("GET", "/status", headers=BEARER).json["deleted"] == 1
 
 
-def test_damage_is_told_by_health_and_by_predictions(serve: Serve, copied: Callable[[], Path]) -> None:
-    served = serve()
-    run = served.run
-    for file in (run / "nodes").rglob("*.safetensors"):
-        file.write_bytes(b"damaged")
+def _spoil(run: Path, *names: str) -> None:
+    """Damage the heads of these nodes, or of all."""
+    with closing(System.open(run)) as system:
+        system.status()
+        for fact in system._opened()[1].alive.values():
+            if not names or fact.node.name in names:
+                (run / "nodes" / fact.key / "head.safetensors").write_bytes(b"damaged")
+
+
+def test_damage_is_told_and_what_is_intact_serves(serve: Serve, copied: Callable[[], Path]) -> None:
+    run = copied()
+    whole = serve().predict(*PROBE).json
+    _spoil(run, "shard-00/0")
+    served = serve(run)
+    assert served.ask("GET", "/health").json == {"status": "serving"}
+    degraded = served.predict(*PROBE)
+    assert degraded.status == 200
+    assert degraded.json != whole
+    status = served.ask("GET", "/status", headers=BEARER).json
+    assert list(status["damaged"]) == ["shard-00/0"]
+    assert "s3t refresh" in status["damaged"]["shard-00/0"]
+    assert status["live"] == [0, 1]
+    assert served.delete(placed(1, 2)[0]).status == 200
+    call("refresh", run)
+    assert served.predict(*PROBE).json == Answers(run).probe()
+    status = served.ask("GET", "/status", headers=BEARER).json
+    assert (status["damaged"], status["missing_nodes"], status["chain_lengths"]) == ({}, 0, {"0": 3, "1": 3})
+
+
+def test_the_status_tells_what_a_prediction_met(served: Served) -> None:
+    """The thread that looks has loaded nothing; what another met it knows."""
+    assert served.ask("GET", "/status", headers=BEARER).json["damaged"] == {}
+    _spoil(served.run, "shard-01/1")
     served.service._system._serving = None
-    for answer in (served.ask("GET", "/health"), served.predict("word")):
-        assert answer.status == 503
-        assert "s3t refresh" in answer.error
+    served.predict("word")
+    status = served.ask("GET", "/status", headers=BEARER).json
+    assert list(status["damaged"]) == ["shard-01/1"]
+    assert status["missing_nodes"] == 1
+
+
+def test_where_nothing_is_intact_health_and_predictions_say_so(serve: Serve, copied: Callable[[], Path]) -> None:
+    run = copied()
+    _spoil(run)
+    served = serve(run)
+    health = served.ask("GET", "/health")
+    assert (health.status, health.json["offline"]) == (503, [0, 1])
+    answer = served.predict("word")
+    assert answer.status == 503
+    assert "are damaged and no intact chain is left; run `s3t refresh`" in answer.error
 
 
 @pytest.mark.parametrize(

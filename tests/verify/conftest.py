@@ -239,9 +239,9 @@ class Forge:
         evidence = read_evidence(self.folder)
         return evidence, derive_state(evidence)
 
-    def provenance(self, **changes: Any) -> Provenance:
-        """Return what an honest system would say."""
-        _, state = self.read()
+    def provenance(self, state: State | None = None, **changes: Any) -> Provenance:
+        """Return what an honest system would say, in ``state`` or as the run is."""
+        state = state or self.read()[1]
         chains = []
         for chain in state.chains:
             nodes = []

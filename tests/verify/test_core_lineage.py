@@ -12,7 +12,8 @@ import pytest
 from s3t.contract import NodeFacts, Provenance, ServedChain
 from s3t.records import Recipe, Record, sha256
 from verify import derive
-from verify.lineage import check_lineage
+from verify.lineage import as_served, check_lineage
+from verify.state import without
 
 V, U, H = "VIOLATED", "UNDECIDED", "HOLDS"
 Told = list[tuple[str, str, str]]
@@ -298,8 +299,102 @@ def test_stored_reads(forge: Callable[..., Any]) -> None:
         assert told(run) == [(U, where, "its reads.json cannot be read")]
     path.unlink()
     assert told(run) == [(U, where, "its reads.json cannot be read")]
+    less = json.dumps(whole[1:]).encode()
+    path.write_bytes(less)
+    assert told(run) == [(U, where, "its reads.json is not the file that the ledger recorded")]
+    evidence, state = run.read()
+    recorded = dataclasses.replace(state.survivors[0, (1,)], reads=sha256(less))
+    state = dataclasses.replace(state, survivors={**state.survivors, (0, (1,)): recorded})
+    (found,) = check_lineage(run.provenance(), evidence, state)
+    assert (found.verdict.value, found.message) == (V, f"1 of its rows were never read, first {whole[0]!r}")
+
+
+def test_stored_reads_of_a_node_that_serves_are_held_against_its_rows_whatever_the_ledger_recorded(
+    forge: Callable[..., Any],
+) -> None:
+    run = forge(shards=1, slices=2, budget=2)
+    path = run.folder / "nodes" / run.trained[0, (0,)] / "reads.json"
+    whole = json.loads(path.read_bytes())
     path.write_text(json.dumps(whole[1:]))
-    assert told(run) == [(V, where, f"1 of its rows were never read, first {whole[0]!r}")]
+    assert told(run) == [(V, "shard 0, slices 0", f"1 of its rows were never read, first {whole[0]!r}")]
+
+
+def degraded(run: Any, lost: set[tuple[int, tuple[int, ...]]]) -> Provenance:
+    """What an honest system says that leaves these nodes out."""
+    said: Provenance = run.provenance(without(run.read()[1], lost))
+    return said
+
+
+DAMAGED = "it is damaged and left out of what serves; run `s3t refresh` and audit again"
+SPOIL: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "flipped": (lambda file: file.write_bytes(b"x"), "is not the file that the ledger recorded: its SHA-256 differs"),
+    "missing": (lambda file: file.unlink(), "is missing"),
+}
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "reads.json", "adapter_config.json"])
+@pytest.mark.parametrize("how", SPOIL)
+def test_a_shorter_chain_beside_damage_is_undecided_and_what_is_left_must_serve(
+    forge: Callable[..., Any], how: str, name: str
+) -> None:
+    spoil, message = SPOIL[how]
+    run = forge()
+    key = run.trained[0, (0, 1)]
+    spoil(run.folder / "nodes" / key / name)
+    evidence, state = run.read()
+    honest = degraded(run, {(0, (0, 1))})
+    assert [c.order for c in honest.chains] == [1, 0], "the other order serves"
+    left, found = as_served(honest, evidence, state)
+    where = f"nodes/{key}/{name} {message}"
+    assert [(f.check, f.verdict.value, f.node, f.message) for f in found] == [
+        ("evidence", U, "shard 0, slices 0-1", f"{where}: {DAMAGED}")
+    ]
+    assert [(c.shard, c.order, c.prefix) for c in left.chains] == [(0, 1, (1, 0)), (1, 0, (0, 1))]
+    assert left.survivors == state.survivors
+    assert not [f for f in check_lineage(honest, evidence, left) if f.verdict.value == V]
+    short = chain(honest, 0, nodes=honest.chains[0].nodes[:1])
+    left, _ = as_served(short, evidence, state)
+    assert (V, "shard 0", "serves order 1, slices [1]; the longest surviving chain is order 1, slices [1, 0]") in [
+        (f.verdict.value, f.node, f.message) for f in check_lineage(short, evidence, left)
+    ]
+
+
+def test_nothing_is_explained_by_damage_that_does_not_concern_it(forge: Callable[..., Any]) -> None:
+    run = forge()
+    (run.folder / "nodes" / run.trained[1, (0,)] / "head.safetensors").write_bytes(b"x")
+    evidence, state = run.read()
+    whole = run.provenance()
+    assert as_served(whole, evidence, state) == (state, []), "it serves the node all the same: others check it"
+    short = chain(whole, 0, nodes=whole.chains[0].nodes[:1])
+    left, found = as_served(short, evidence, state)
+    assert (left.chains, found) == (state.chains, [])
+    only = degraded(run, {(1, (0,))})
+    left, found = as_served(chain(only, 0, nodes=only.chains[0].nodes[:1]), evidence, state)
+    assert [f.node for f in found] == ["shard 1, slices 0"]
+    assert left.chains[0] == state.chains[0]
+
+
+def test_damage_beside_a_chain_that_does_not_change_is_not_named(forge: Callable[..., Any]) -> None:
+    run = forge()
+    for node_ in ((0, (0,)), (0, (1, 0)), (1, (1,))):
+        (run.folder / "nodes" / run.trained[node_] / "head.safetensors").unlink()
+    evidence, state = run.read()
+    honest = degraded(run, {(0, (0,)), (0, (1, 0)), (1, (1,))})
+    left, found = as_served(honest, evidence, state)
+    assert [f.node for f in found] == ["shard 0, slices 0", "shard 0, slices 1-0"]
+    assert [c.prefix for c in left.chains] == [(1,), (0, 1)]
+
+
+def test_a_shard_with_nothing_intact_is_offline(forge: Callable[..., Any]) -> None:
+    run = forge(shards=1, slices=1, budget=1)
+    (run.folder / "nodes" / run.trained[0, (0,)] / "head.safetensors").unlink()
+    evidence, state = run.read()
+    honest = degraded(run, {(0, (0,))})
+    left, found = as_served(honest, evidence, state)
+    assert (left.chains, left.offline, len(found)) == ((), (0,), 1)
+    assert not [f for f in check_lineage(honest, evidence, left) if f.verdict.value == V]
+    empty = chain(run.provenance(), 0, nodes=())
+    assert as_served(empty, evidence, state)[0].chains == ()
 
 
 def test_a_damaged_node_hides_no_other(forge: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from verify.report import Verdict
-from verify.scan import check_scan, file_digest, walk
+from verify.scan import check_scan, damaged, file_digest, walk
 from verify.state import Survivor
 
 V, U, H = "VIOLATED", "UNDECIDED", "HOLDS"
@@ -71,6 +71,39 @@ def test_each_stray_says_exactly_this(forge: Callable[..., Any], name: str) -> N
     where = place.format(first(run))
     shown = where + "/" * (": nothing" in message)
     assert told(run) == [(V, f"{shown} {message}", where)]
+
+
+def test_a_file_that_differs_is_damage_where_its_node_does_not_serve(forge: Callable[..., Any]) -> None:
+    run = forge()
+    differs = "is not the file that the ledger recorded: its SHA-256 differs"
+    idle, live = run.trained[0, (1,)], run.trained[0, (0,)]
+    for key in (idle, live):
+        (run.folder / "nodes" / key / "head.safetensors").write_text("x")
+    evidence, state = run.read()
+    serving = {node.key for one in state.chains for node in one.nodes}
+    found = {f.details["path"]: (f.verdict.value, f.message) for f in check_scan(evidence, state, serving)}
+    names = [f"nodes/{key}/head.safetensors" for key in (idle, live)]
+    again = f"{names[0]} {differs}; its node does not serve, and `s3t refresh` makes it anew"
+    assert found == {names[0]: (U, again), names[1]: (V, f"{names[1]} {differs}")}
+    assert {f.verdict.value for f in check_scan(evidence, state)} == {V}
+    (run.folder / "nodes" / idle / "more").write_text("x")
+    assert (V, f"nodes/{idle}/more {UNKNOWN}") in [
+        (f.verdict.value, f.message) for f in check_scan(evidence, state, serving)
+    ]
+
+
+def test_damaged_nodes_and_the_first_file_of_each(forge: Callable[..., Any]) -> None:
+    run = forge()
+    evidence, state = run.read()
+    assert damaged(evidence, state) == {}
+    for name in ("head.safetensors", "reads.json"):
+        (run.folder / "nodes" / run.trained[0, (1,)] / name).unlink()
+    (run.folder / "nodes" / run.trained[1, (0, 1)] / "reads.json").write_text("[]")
+    assert damaged(evidence, state) == {
+        (0, (1,)): f"nodes/{run.trained[0, (1,)]}/head.safetensors is missing",
+        (1, (0, 1)): f"nodes/{run.trained[1, (0, 1)]}/reads.json "
+        "is not the file that the ledger recorded: its SHA-256 differs",
+    }
 
 
 def test_what_lies_in_an_unknown_folder_is_named_as_well(forge: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from s3t.contract import NodeFacts, Provenance, ServedChain
-from s3t.records import Recipe, canonical_json
+from s3t.records import Recipe, canonical_json, sha256
 from verify.lineage import check_lineage
 from verify.plans import METHODS
 from verify.report import Finding, Verdict, combine
@@ -184,8 +184,14 @@ def test_keys_bind_rows_of_every_surviving_node(forge: Callable[..., Any]) -> No
 def test_stored_reads_of_nodes_that_do_not_serve_are_checked(forge: Callable[..., Any]) -> None:
     run = forge()
     spare = run.folder / "nodes" / run.trained[0, (1,)] / "reads.json"
-    spare.write_bytes(canonical_json([*json.loads(spare.read_bytes()), "row-xyz"]))
-    assert "shard 0, slices 1: 1 records were read that are not its own, first 'row-xyz'" in violations(lineage(run))
+    more = canonical_json([*json.loads(spare.read_bytes()), "row-xyz"])
+    spare.write_bytes(more)
+    assert [f.message for f in lineage(run)] == ["its reads.json is not the file that the ledger recorded"]
+    evidence, state = run.read()
+    recorded = dataclasses.replace(state.survivors[0, (1,)], reads=sha256(more))
+    state = dataclasses.replace(state, survivors={**state.survivors, (0, (1,)): recorded})
+    found = check_lineage(run.provenance(), evidence, state)
+    assert "shard 0, slices 1: 1 records were read that are not its own, first 'row-xyz'" in violations(found)
     spare.write_text("{}")
     assert [f.message for f in lineage(run)] == ["its reads.json is not a list of ids"]
     spare.unlink()

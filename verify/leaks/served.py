@@ -116,7 +116,7 @@ class OffByOne(Facts):
 class OldScores(Facts):
     """Orders were ranked when they were trained, here by the rows in their first two slices; the ranking is kept."""
 
-    def chains(self) -> dict[int, Chain]:
+    def chains(self, lost: frozenset[int] = frozenset()) -> dict[int, Chain]:
         rows = {fact.node: fact.rows for fact in self._trained}
         best = {}
         for shard in range(self.plan.layout.shards):

@@ -1,0 +1,130 @@
+"""Nodes whose files are damaged or gone: which are known, so that nothing is served from them until a refresh. No torch.
+
+A node counts as damaged as a whole: whichever of its files is missing or not what the ledger says, it does not serve. It is
+known by the ledger entry of its training, so that a node trained again is a new one; and it is read again once its files
+change, for they may have been put back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from s3t.errors import DamageError
+from s3t.facts import Facts
+from s3t.graph import Node
+from s3t.selection import TrainedNode
+from s3t.store import NodeStore
+
+LOG = logging.getLogger("s3t")
+"""Says once of each damaged node that it is left out. The command line shows it on stderr."""
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+"""Inode, size and time of change of each file of a node; None for one that cannot be looked at."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    fact: TrainedNode
+    reason: str
+    stamp: Stamp
+
+
+class Damage:
+    """What is known of the files of one run's nodes, by ledger entry. Views of several threads may share it."""
+
+    def __init__(self, store: NodeStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._whole: set[int] = set()
+        self._found: dict[int, _Found] = {}
+
+    def read(self, fact: TrainedNode) -> dict[str, bytes]:
+        """Return all files of a node by name. DamageError if one is missing or not what the ledger says."""
+        content = self._store.files(fact.key, fact.files)
+        with self._lock:
+            self._whole.add(fact.seq)
+        return content
+
+    def check(self, wanted: Iterable[TrainedNode]) -> None:
+        """Read the files of those of ``wanted`` that never were. DamageError for the first that is damaged."""
+        for fact in wanted:
+            if fact.seq not in self._whole:
+                self.read(fact)
+
+    def whole(self, wanted: Iterable[TrainedNode]) -> bool:
+        """Say whether all of ``wanted`` have been read and were as recorded."""
+        return all(fact.seq in self._whole for fact in wanted)
+
+    def survey(self, facts: Facts, wanted: Iterable[TrainedNode]) -> None:
+        """Read the files of ``wanted`` anew; keep in mind, and tell of, those that are damaged.
+
+        Not of those that a deletion has dropped meanwhile: ``facts`` is brought up to date first.
+        """
+        failed = []
+        for fact in wanted:
+            stamp = self._stamp(fact)
+            try:
+                self.read(fact)
+            except DamageError as error:
+                failed.append(_Found(fact, str(error), stamp))
+        facts.update()  # a deletion is in the ledger before it erases a file
+        for found in failed:
+            alive = facts.alive.get(found.fact.node)
+            if alive is not None and alive.seq == found.fact.seq:
+                self._note(found)
+
+    def _note(self, found: _Found) -> None:
+        with self._lock:
+            new = found.fact.seq not in self._found
+            self._found = {**self._found, found.fact.seq: found}
+            self._whole.discard(found.fact.seq)
+        if new:
+            LOG.warning("%s is left out: %s", found.fact.node.name, found.reason)
+
+    def lost(self, facts: Facts) -> frozenset[int]:
+        """Return the entries of surviving nodes that are known to be damaged, and whose files are as they were then."""
+        return frozenset(self._of(facts))
+
+    def nodes(self, facts: Facts) -> set[Node]:
+        """Return the surviving nodes that are known to be damaged."""
+        return {found.fact.node for found in self._of(facts).values()}
+
+    def told(self, facts: Facts) -> dict[str, str]:
+        """Return the names of surviving nodes that are known to be damaged, each with the reason."""
+        return {found.fact.node.name: found.reason for found in self._of(facts).values()}
+
+    def _of(self, facts: Facts) -> dict[int, _Found]:
+        if not self._found:
+            return {}
+        alive = {fact.seq for fact in facts.alive.values()}
+        now = {seq: found for seq, found in sorted(self._found.items()) if seq in alive}
+        changed = {seq for seq, found in now.items() if self._stamp(found.fact) != found.stamp}
+        with self._lock:
+            self._found = {seq: found for seq, found in self._found.items() if seq not in changed}
+        return {seq: found for seq, found in now.items() if seq not in changed}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the nodes that are known to be damaged."""
+        return [found.fact.node.name for found in self._found.values()]
+
+    def keep(self, entries: Iterable[int]) -> None:
+        """Forget every node but those of these ledger entries."""
+        alive = set(entries)
+        with self._lock:
+            self._whole &= alive
+            self._found = {seq: found for seq, found in self._found.items() if seq in alive}
+
+    def _stamp(self, fact: TrainedNode) -> Stamp:
+        return tuple(self._look(fact.key, name) for name in sorted(fact.files))
+
+    def _look(self, key: str, name: str) -> tuple[int, int, int] | None:
+        try:
+            seen = os.stat(self._store.root / key / name)
+        except OSError:
+            return None
+        return seen.st_ino, seen.st_size, seen.st_mtime_ns
