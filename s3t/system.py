@@ -265,6 +265,7 @@ class System:
         if self._serving:
             self._serving.drop(facts)
         requests.erase(run, dropped)
+        requests.erase_leftovers(run, facts)
         return tuple(sorted(dropped))
 
     def _made_good(self) -> Cost:

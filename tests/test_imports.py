@@ -20,7 +20,7 @@ HEAVY = ("torch", "peft", "transformers", "datasets", "accelerate")
 
 # A module of s3t may import those of its own level and of the levels before it.
 LEVELS = (
-    ("s3t.errors",),
+    ("s3t.errors", "s3t.durable"),
     ("s3t.answers",),
     ("s3t.records",),
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics", "s3t.replies"),
@@ -68,6 +68,7 @@ VERIFIER_MAY_USE = (
     "contract",
     "errors",
     "digests",
+    "durable",
     "data",
     "backbone",
     "images",
@@ -81,6 +82,7 @@ OPENS_SYSTEMS = {
     "verify.laboratory": (*SYSTEM, "s3t.building"),
     "verify.leaks": ("s3t", "baselines"),
     "verify.small": (*SYSTEM, "baselines"),
+    "verify.crashes": (*SYSTEM, "s3t.method", "s3t.exporting", "s3t.cli.attest"),
     "verify.ordering": ("s3t.orders",),
 }
 """Who may use more, and what: the command line opens the system under audit, the laboratory makes others of its
