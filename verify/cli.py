@@ -31,7 +31,10 @@ COMMANDS = {
     "histories": ("verify.histories", "replay random and all short histories: the same final bits"),
     "soak": ("verify.soak", "verify very many clean small systems: no alarm"),
     "ports": ("verify.ports.__main__", "audit ports of two reference designs with their known mistakes"),
-    "crashes": ("verify.crashes.__main__", "cut every kind of work short, by kills and by losses of power: nothing is lost"),
+    "crashes": (
+        "verify.crashes.__main__",
+        "cut every kind of work short, by kills and by losses of power: nothing is lost",
+    ),
     "determinism": ("verify.determinism", "measure which conditions keep bits on this machine"),
 }
 """Commands beside the audit: the verifier's own tests. Each module has ``main(arguments)``."""

@@ -85,14 +85,14 @@ def _halving(points: Points, real: Callable[[int, Any, int], int]) -> Callable[[
 
 def _connection(points: Points) -> type[sqlite3.Connection]:
     class Connection(sqlite3.Connection):
-        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        def execute(self, sql: str, *values: Any) -> Any:
             real = super().execute
             return real(sql, *values) if sql.startswith("SELECT") else self._pass(real, sql, *values)
 
-        def executemany(self, *args: Any) -> sqlite3.Cursor:
+        def executemany(self, *args: Any) -> Any:
             return self._pass(super().executemany, *args)
 
-        def executescript(self, *args: Any) -> sqlite3.Cursor:
+        def executescript(self, *args: Any) -> Any:
             return self._pass(super().executescript, *args)
 
         def __exit__(self, *args: Any) -> Any:

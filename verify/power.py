@@ -4,21 +4,21 @@ A forked child does the work once, with the write points of :mod:`verify.crash`,
 before and after each. From what it saw and from the calls of ``fsync`` and ``fdatasync`` follows, for every point, what is
 certainly on the disk and what may be:
 
-- a file holds what it held when it was last synchronised; of what was written since, any sector (512 or 4096 bytes) may be there
-  in any version that it had at a point, and the file may have any length that it had. A file that was never synchronised may be
-  empty, and so is one whose name alone is on the disk;
+- a file holds what it held when it was last synchronised; of what was written since, any sector (512 or 4096 bytes) may be
+  there in any version that it had at a point, and the file may have any length that it had. A file that was never synchronised
+  may be empty, and so is one whose name alone is on the disk;
 - a folder holds the names that it held when it was last synchronised; of what was created, renamed and removed in it since, any
   part may be there, in any order. A rename is there or not, as file systems with a journal keep it; to synchronise a file does
   not keep its name.
 
-:func:`lay` writes one such disk: only what was synchronised, or with a part of the rest that a generator of random numbers draws.
+:func:`disk` gives one such disk: only what was synchronised, or with a part of the rest that random numbers draw.
 
 What SQLite does is not seen, for it happens in C. Its databases are taken by what its documentation promises
 (sqlite.org/pragma.html, "synchronous"): with EXTRA and a rollback journal a transaction is on the disk when COMMIT returns, and
 one that did not come so far never was; the journal itself is left out. With any weaker setting its file is one like others,
-which is less than SQLite promises. So this simulates neither a loss of power inside of SQLite nor a disk that lies about
-synchronising, a sector that is half old and half new, or one that cannot be read any more; and the order in which threads
-remove files is the one that occurred.
+which is less than SQLite promises. Not simulated, therefore: a loss of power inside of SQLite; a disk that lies about
+synchronising, a sector that is half old and half new, or one that cannot be read any more; a process that is killed and a loss
+of power before anything is synchronised after that. The order in which threads remove files is the one that occurred.
 """
 
 from __future__ import annotations

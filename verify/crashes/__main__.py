@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
@@ -61,15 +61,19 @@ class Outcome:
     rows: dict[tuple[str, str, str], dict[str, int]] = field(default_factory=dict)
     faults: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, point: Point, found: Sequence[tuple[str, str]]) -> None:
-        """Count one point."""
+    def add(self, point: Point, found: Sequence[tuple[str, str]]) -> str:
+        """Count one point; return what to print if something is wrong."""
         empty = {"points": 0, "loss": 0, "resurrection": 0, "difference": 0, "refused": 0}
         row = self.rows.setdefault((point.engine, point.work, point.how), empty)
         row["points"] += 1
         for kind in {kind for kind, _ in found}:
             row[kind] += 1
-        if found:
-            self.faults.append({**point.__dict__, "found": [f"{kind}: {message}" for kind, message in found[:4]]})
+        if not found:
+            return ""
+        told = [f"{kind}: {message}" for kind, message in found[:4]]
+        again = f"python -m verify crashes --seed {self.seed} --at {':'.join(map(str, asdict(point).values()))!r}"
+        self.faults.append({**asdict(point), "found": told, "again": again})
+        return f"{told[0]}; again: {again}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as plain JSON values, with the machine it was reached on."""
@@ -95,6 +99,7 @@ class Stage:
     def __init__(self, folder: Path, seed: int = 0) -> None:
         if why := crash.why_not():
             raise S3TError(f"nothing can be cut short here: {why}")
+        folder.mkdir(exist_ok=True)
         self._folder, self._seed = folder, seed
         self._works: dict[tuple[str, str], Work] = {}
         self._cuts: dict[tuple[str, str], list[power.Cut]] = {}
@@ -115,11 +120,11 @@ class Stage:
                         yield point
 
     def cuts(self, engine: str, name: str) -> list[power.Cut]:
-        """Return the work's write points, from a child that does it once; the first to be asked for makes what it starts from."""
+        """Return the work's write points with the disk at each, from a child that does it once."""
         if (engine, name) not in self._cuts:
             work = self._work(engine, name)
             with self._root(work) as root:
-                work.do(root, lambda _: None)  # what is imported on first use is not to be imported in a child
+                work.do(root, lambda: None)  # what is imported on first use is not to be imported in a child
             with self._root(work) as root:
                 self._cuts[engine, name] = power.recorded(self._doing(work, root), root, self._said)
         return self._cuts[engine, name]
@@ -130,22 +135,27 @@ class Stage:
         with self._root(work, laid=point.how != "kill") as root:
             if point.how == "kill":
                 if not crash.killed(self._doing(work, root), point.at):
-                    raise S3TError(f"{point.work!r} has fewer than {point.at} writes")
-                said = self._said.read_bytes()
+                    raise S3TError(f"{point.work!r} has fewer than {point.at} write points")
+                said = len(self._said.read_bytes())
             else:
                 power.lay(self._disk(point), root)
-                said = b"\n" * self.cuts(point.engine, point.work)[point.at - 1].said
+                said = self._cut(point).said
             found: list[Fault | tuple[str, str]] = []
             try:
-                found += work.check(root, [""] * said.count(b"\n"))
+                found += work.check(root, said)
             except S3TError as error:
                 found.append(("refused", f"{type(error).__name__}: {error}"))
             return [(kind, message.replace(str(self._folder), "")) for kind, message in found]
 
     def _disk(self, point: Point) -> dict[str, tuple[int, bytes | None]]:
-        cut = self.cuts(point.engine, point.work)[point.at - 1]
         rng = Random(f"s3t power {self._seed} {point.engine} {point.work} {point.at} {point.part}")
-        return power.disk(cut, None if point.how == "synchronised" else rng)
+        return power.disk(self._cut(point), None if point.how == "synchronised" else rng)
+
+    def _cut(self, point: Point) -> power.Cut:
+        cuts = self.cuts(point.engine, point.work)
+        if point.at > len(cuts):
+            raise S3TError(f"{point.work!r} has fewer than {point.at} write points")
+        return cuts[point.at - 1]
 
     @property
     def _said(self) -> Path:
@@ -174,7 +184,7 @@ class Stage:
         def doing() -> None:
             handle = os.open(self._said, os.O_WRONLY | os.O_APPEND)
             with contextlib.redirect_stdout(io.StringIO()):
-                work.do(root, lambda _: os.write(handle, b"\n") and None)
+                work.do(root, lambda: os.write(handle, b"\n"))
 
         return doing
 
@@ -207,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.points is not None and given.points < 1:
             raise S3TError(f"--points {given.points} plays none; give at least 1")
+        if given.out:
+            _put(given.out, "")  # to be told now, not after all points
         from verify.machine import on_threads
 
         with on_threads(1), tempfile.TemporaryDirectory(prefix="s3t-crashes-") as name:
@@ -214,18 +226,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = REDUCED if given.reduced and given.points is None else given.points
             points = [_named(given.at)] if given.at else chosen(stage, count, given.seed)
             for number, point in enumerate(points, start=1):
-                outcome.add(point, stage.play(point))
-                if (outcome.faults and outcome.faults[-1]["at"] == point.at) or number % 50 == 0 or number == len(points):
+                if said := outcome.add(point, stage.play(point)):
+                    print(said, file=sys.stderr, flush=True)
+                if number % 50 == 0 or number == len(points):
                     print(f"{number}/{len(points)}: {len(outcome.faults)} faults", file=sys.stderr, flush=True)
+        outcome.seconds = time.monotonic() - began
+        text = json.dumps(outcome.to_json(), indent=1, ensure_ascii=False)
+        if given.out:
+            _put(given.out, text + "\n")
     except S3TError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    outcome.seconds = time.monotonic() - began
-    text = json.dumps(outcome.to_json(), indent=1, ensure_ascii=False)
-    if given.out:
-        given.out.write_text(text + "\n", encoding="utf-8")
     print(text)
     return 1 if outcome.faults else 0
+
+
+def _put(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise S3TError(f"{path} cannot be written ({error}); choose another --out") from error
 
 
 def _named(text: str) -> Point:

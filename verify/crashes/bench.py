@@ -31,7 +31,7 @@ Kind = Literal["loss", "resurrection", "difference"]
 """Acknowledged and gone, or half there; deleted and still, or again, there; not what an uninterrupted run ends in."""
 
 Fault = tuple[Kind, str]
-Say = Callable[[str], None]
+Say = Callable[[], object]
 KEY, MODEL, RUN = bytes(range(32)), "tiny", "new/run"
 GROUP = "secretgroup"
 RECORDS = [
@@ -59,7 +59,9 @@ class Bench:
         from s3t.method import S3T
 
         given: dict[str, Any] = {"classes": ("a", "b"), "model": backbone(MODEL), "recipe": RECIPE, "key": KEY}
-        return S3T(root / RUN, Layout(1, 2, budget), engine=self.engine, precision="float32", resources=SPILLING, **given)
+        return S3T(
+            root / RUN, Layout(1, 2, budget), engine=self.engine, precision="float32", resources=SPILLING, **given
+        )
 
     def open(self, root: Path) -> System:
         """Open the run below ``root``, as after a restart."""
@@ -176,9 +178,9 @@ class Work:
         raise NotImplementedError
 
     def do(self, root: Path, say: Say) -> None:
-        """Do the work below ``root``; ``say`` is called with each thing acknowledged."""
+        """Do the work below ``root``; ``say`` is called after each thing acknowledged."""
         raise NotImplementedError
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
-        """Start again below ``root``, finish the work, and yield every fault."""
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
+        """Start again below ``root``, finish the work, and yield every fault; ``said``: how often it had called ``say``."""
         raise NotImplementedError

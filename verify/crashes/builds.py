@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,9 @@ class Train(Work):
     def do(self, root: Path, say: Say) -> None:
         """Fit."""
         self.bench.system(root).fit(RECORDS)
-        say("fitted")
+        say()
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """Fit again: finished nodes are kept, and all ends as without the interruption."""
         wanted = self.bench.end()
         before = trained(root)
@@ -61,7 +61,7 @@ class TrainDelete(Train):
 
     name = "train, then delete"
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """Delete from what is there: nothing trained on the record is left on disk. Then finish."""
         if (root / RUN).exists():
             with contextlib.closing(self.bench.open(root)) as system:
@@ -73,7 +73,7 @@ class TrainDelete(Train):
             yield from folder(root)
 
 
-def _continued(root: Path, before: list[str], cost: int, total: int, said: Sequence[str]) -> Iterator[Fault]:
+def _continued(root: Path, before: list[str], cost: int, total: int, said: int) -> Iterator[Fault]:
     """Yield a fault if a finished node was trained again, or the ledger's earlier facts are not those of before."""
     if trained(root)[: len(before)] != before or cost != total - len(before):
         yield "loss", f"{cost} nodes were trained, {len(before)} of {total} had been finished"
@@ -93,9 +93,9 @@ class Refresh(Work):
     def do(self, root: Path, say: Say) -> None:
         """Refresh."""
         self.bench.open(root).refresh()
-        say("refreshed")
+        say()
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """Refresh again; it ends as without the interruption, and as a run that never met the record."""
         yield from traces(root, [FIRST])
         before = trained(root)
@@ -115,7 +115,7 @@ class RefreshDelete(Refresh):
 
     name = "refresh, then delete"
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """Delete from what is there: nothing trained on either record is left on disk. Then finish."""
         with contextlib.closing(self.bench.open(root)) as system:
             system.delete([SECOND])
@@ -138,9 +138,9 @@ class Extend(Work):
     def do(self, root: Path, say: Say) -> None:
         """Extend to two orders."""
         self.bench.open(root).extend(2)
-        say("extended")
+        say()
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """Extend again; what was finished is kept."""
         before = trained(root)
         with contextlib.closing(self.bench.open(root)) as system:

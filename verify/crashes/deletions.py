@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,16 +44,16 @@ class Delete(Work):
     def do(self, root: Path, say: Say) -> None:
         """Delete, step by step."""
         system = self.bench.open(root)
-        for number, (step, _) in enumerate(self.steps, start=1):
+        for step, _ in self.steps:
             step(system)
-            say(f"deletion-{number}")
+            say()
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """Nothing acknowledged is there, before any start as after it; what is on record is complete; the rest can be done."""
         wanted = [self.bench.end(*(step for step, _ in self.steps[:i])) for i in range(len(self.steps) + 1)]
-        acknowledged = [name for _, names in self.steps[: len(said)] for name in names]
+        acknowledged = [name for _, names in self.steps[:said] for name in names]
         yield from traces(root, acknowledged)
-        if len(said) == len(self.steps):
+        if said == len(self.steps):
             yield from folder(root)
         with contextlib.closing(self.bench.open(root)) as system:
             yield from folder(root)
@@ -61,9 +61,9 @@ class Delete(Work):
             yield from traces(root, gone)
             if lost := set(acknowledged) - set(gone):
                 yield "loss", f"the deletion of {sorted(lost)} was acknowledged and is lost"
-            done = next((i for i in range(len(said), len(wanted)) if self._gone(i) == set(gone)), None)
-            if done is None or done > len(said) + 1 or system.status().deleted != len(gone):
-                yield "difference", f"{sorted(gone)} are deleted after {len(said)} acknowledged deletions"
+            done = next((i for i in range(said, len(wanted)) if self._gone(i) == set(gone)), None)
+            if done is None or done > said + 1 or system.status().deleted != len(gone):
+                yield "difference", f"{sorted(gone)} are deleted after {said} acknowledged deletions"
                 return
             yield from differences(state(system), wanted[done])
             for step, _ in self.steps[done:]:
@@ -97,9 +97,9 @@ class Recover(Work):
     def do(self, root: Path, say: Say) -> None:
         """Open, which completes the request."""
         self.bench.open(root)
-        say("opened")
+        say()
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """Once a start has returned, nothing of the request is left to do; the next start comes to the same."""
         if said:
             yield from traces(root, [FIRST])

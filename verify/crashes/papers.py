@@ -7,7 +7,7 @@ import io
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ class Paper(Work):
         """Return a run with a deletion."""
         return self.bench.start(delete_first)
 
-    def check(self, root: Path, said: Sequence[str]) -> Iterator[Fault]:
+    def check(self, root: Path, said: int) -> Iterator[Fault]:
         """What is there is whole, what was acknowledged is there, the run is as it was; then it can be made."""
         if (root / self.made).exists():
             yield from (("loss", f"{self.made} is not whole: {problem}") for problem in self.problems(root))
@@ -35,7 +35,7 @@ class Paper(Work):
         yield from self.unchanged(root)
         if (root / self.made).is_dir():
             shutil.rmtree(root / self.made)
-        self.do(root, lambda _: None)
+        self.do(root, lambda: None)
         yield from (("difference", f"{self.made}, made anew: {problem}") for problem in self.problems(root))
         yield from self.unchanged(root)
 
@@ -68,7 +68,7 @@ class Certify(Paper):
         out, keys = root / self.made, root / "keys"
         with _scratch_in(root), contextlib.redirect_stdout(io.StringIO()):
             certify(root / RUN, "r000001", None, out, ["E0"], "", keys)
-        say("certified")
+        say()
 
     def problems(self, root: Path) -> Iterator[str]:
         """Yield what the check of the certificate says against it."""
@@ -103,7 +103,7 @@ class Export(Paper):
         from s3t.exporting import export
 
         export(root / RUN, 0, root / self.made, backbone=backbone(MODEL))
-        say("exported")
+        say()
 
     def problems(self, root: Path) -> Iterator[str]:
         """Yield what the check of the export says against it, and what is not as in another export of the run."""
