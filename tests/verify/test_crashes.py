@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from s3t import ledger, requests, rows, runs, store
+from s3t import exporting, ledger, requests, rows, runs, store
 from s3t.cli import attest
 from s3t.errors import S3TError
 from verify import crash
+from verify.attest import keys
 from verify.cli import main
 from verify.crashes import __main__ as playing
 from verify.crashes.__main__ import ENGINES, WORKS, Point, Stage, chosen
@@ -62,6 +63,8 @@ PLANTED: dict[str, tuple[str, str, Any, str, Any, set[str]]] = {
     "leftovers stay": ("refresh, then delete", "kill", requests, "erase_leftovers", _nothing, HARM),
     "nothing is recovered": ("recover", "kill", requests, "recover", _nothing, HARM),
     "a certificate is not synchronised": ("certify", "part", attest, "put", Path.write_bytes, {"loss"}),
+    "a signer's keys are not synchronised": ("certify", "synchronised", keys, "put", Path.write_bytes, {"loss"}),
+    "an export is not synchronised": ("export", "synchronised", exporting, "sync_folder", _nothing, {"loss"}),
 }
 
 

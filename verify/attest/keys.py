@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from s3t.durable import make_folder, put, sync_folder
+from s3t.durable import make_folder, put
 from verify.attest import AttestError, need
 
 PRIVATE = "signing.pem"
@@ -47,7 +47,6 @@ def signer(folder: Path, run: Path) -> Any:
         public = folder / f"{made.public_key.keyid}.pub"
         if not public.exists():
             put(public, _public_pem(made))
-        sync_folder(folder)
     except OSError as error:
         raise AttestError(f"the keys folder {folder} cannot be used ({error}); choose another --keys") from error
     return made
