@@ -26,6 +26,7 @@ from s3t.ledger import Superseded
 from s3t.partition import slot, tag
 from s3t.plan import Plan, Stage
 from s3t.records import canonical_json, sha256
+from s3t.requests import sweep
 from s3t.rows import ObservedRows, StoredRow
 from s3t.runs import ACTIVATIONS, Run
 from s3t.selection import Chain, TrainedNode
@@ -277,10 +278,3 @@ def damaged(run: Run, facts: Facts) -> set[Node]:
         except DamageError:
             found.add(node)
     return found
-
-
-def sweep(run: Run, facts: Facts) -> None:
-    """Erase every folder below the store that no surviving node owns. Only under the build lock."""
-    facts.update()
-    run.nodes.erase(run.nodes.keys() - facts.live_keys())
-    run.erase_activations()

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 from s3t import requests, runs
 from s3t.answers import LANGUAGE
 from s3t.contract import Slot
+from s3t.durable import make_folder, sync_folder, write_synced
 from s3t.errors import HubError, OfflineError, RunError
 from s3t.facts import Facts
 from s3t.model_card import card
 from s3t.plan import Stage
 from s3t.reading import parse_json
-from s3t.store import ADAPTER, CONFIG, HEAD, no_space, sync_folder, write_synced
+from s3t.store import ADAPTER, CONFIG, HEAD, no_space
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
@@ -253,7 +254,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     part = folder.parent / f".{folder.name}.partial"
     try:
         with no_space(folder.parent if folder.parent.exists() else Path()):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             for name, content in files.items():

@@ -68,10 +68,11 @@ def ends_retired(run: Run) -> bool:
 
 
 def recover(run: Run, facts: Facts) -> None:
-    """Complete acknowledged deletions that a crash cut short: rows, then nodes."""
+    """Complete acknowledged deletions that a crash cut short: rows, then nodes; and erase what a build left half done."""
     erase(run, set())
     facts.update()
     run.nodes.erase(facts.dropped_keys() & run.nodes.keys())
+    erase_leftovers(run, facts)
 
 
 def erase(run: Run, dropped: set[str]) -> None:
@@ -81,14 +82,26 @@ def erase(run: Run, dropped: set[str]) -> None:
     """
     _erase_rows(run)
     run.nodes.erase(dropped)
-    _erase_activations(run)
-
-
-def _erase_activations(run: Run) -> None:
-    """Erase activations that a build left when it was cut short; a build under way erases its own at its end."""
     if run.has_activations():
         with suppress(BusyError), run.building():
             run.erase_activations()
+
+
+def erase_leftovers(run: Run, facts: Facts) -> None:
+    """Erase nodes that a build left when it was cut short, before or after their renaming but without an entry in the ledger.
+
+    Nobody knows what they were trained on, so they must not outlive a deletion. A build under way erases its own.
+    """
+    if run.nodes.keys() - facts.live_keys():
+        with suppress(BusyError), run.building():
+            sweep(run, facts)
+
+
+def sweep(run: Run, facts: Facts) -> None:
+    """Erase every folder below the store that no surviving node owns. Only under the build lock."""
+    facts.update()
+    run.nodes.erase(run.nodes.keys() - facts.live_keys())
+    run.erase_activations()
 
 
 def _erase_rows(run: Run) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from s3t.damage import Damage
 from s3t.digests import key_commitment, merkle_root
+from s3t.durable import make_folder, sync_folder, write_synced
 from s3t.errors import BusyError, RunError, S3TError
 from s3t.graph import FORMAT
 from s3t.ledger import Ledger
@@ -26,7 +27,7 @@ from s3t.plan import Plan
 from s3t.reading import parse_json
 from s3t.records import Recipe, Record, sha256
 from s3t.rows import CONTENTS, INDEX, RecordStore
-from s3t.store import NodeStore, no_space, sync_folder, write_synced
+from s3t.store import NodeStore, no_space
 
 CONFIG, KEY, LEDGER, NODES, COMMITMENTS = "run.json", "secret.key", "ledger.sqlite", "nodes", "commitments"
 ACTIVATIONS = "activations"
@@ -119,8 +120,10 @@ class Run:
         return (self.path / ACTIVATIONS).exists()
 
     def erase_activations(self) -> None:
-        """Erase what a build kept of rows on disk. Only under the build lock."""
-        shutil.rmtree(self.path / ACTIVATIONS, ignore_errors=True)
+        """Erase what a build kept of rows on disk, durably. Only under the build lock."""
+        if self.has_activations():
+            shutil.rmtree(self.path / ACTIVATIONS, ignore_errors=True)
+            sync_folder(self.path)
 
 
 def create(
@@ -138,7 +141,7 @@ def create(
         raise RunError(f"{path} exists already and is not a run; choose another folder")
     staging = path.parent / f".{path.name}.partial"
     with no_space(path.parent if path.parent.exists() else Path()):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         shutil.rmtree(staging, ignore_errors=True)
         try:
             staging.mkdir()

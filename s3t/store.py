@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s3t.durable import sync_folder, write_synced
 from s3t.errors import BusyError, DamageError, RunError
 
 if TYPE_CHECKING:
@@ -159,23 +159,6 @@ def readable(what: str) -> Iterator[None]:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
             raise RunError(f"{what} out of reach ({error}); check the folder's permissions and its disk") from error
         raise RunError(f"{what} damaged ({error}); restore from a copy, nothing may be served") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in ``folder`` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and have it on disk when this returns."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _remove(path: Path) -> None:

@@ -267,6 +267,7 @@ class System:
         if self._serving:
             self._serving.drop(facts)
         requests.erase(run, dropped)
+        requests.erase_leftovers(run, facts)
         return tuple(sorted(dropped))
 
     def _made_good(self) -> Cost:
@@ -291,8 +292,7 @@ class System:
         return Builder(run, self._loaded(), facts, self._resources)
 
     def _build(self, progress: Progress | None, *, down: bool = False, mend: bool = False) -> Cost:
-        run, facts = self._opened()
-        return self._builder(run, facts).build(progress, down=down, mend=mend)
+        return self._builder(*self._opened()).build(progress, down=down, mend=mend)
 
     def _serving_for(self, run: Run) -> Serving:
         from s3t.serving import Serving

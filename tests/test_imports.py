@@ -20,7 +20,7 @@ HEAVY = ("torch", "peft", "transformers", "datasets", "accelerate")
 
 # A module of s3t may import those of its own level and of the levels before it.
 LEVELS = (
-    ("s3t.errors", "s3t.reading"),
+    ("s3t.errors", "s3t.reading", "s3t.durable"),
     ("s3t.answers",),
     ("s3t.records",),
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics", "s3t.replies"),
@@ -69,6 +69,7 @@ VERIFIER_MAY_USE = (
     "errors",
     "reading",
     "digests",
+    "durable",
     "data",
     "backbone",
     "images",
@@ -82,6 +83,7 @@ OPENS_SYSTEMS = {
     "verify.laboratory": (*SYSTEM, "s3t.building"),
     "verify.leaks": ("s3t", "baselines"),
     "verify.small": (*SYSTEM, "baselines"),
+    "verify.crashes": (*SYSTEM, "s3t.method", "s3t.exporting", "s3t.cli.attest"),
     "verify.ordering": ("s3t.orders",),
     "verify.fuzz_targets": ("s3t",),
 }

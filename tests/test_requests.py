@@ -19,6 +19,7 @@ from s3t.records import Layout, Recipe, Record
 from s3t.rows import CONTENTS
 from s3t.runs import Run, RunConfig
 from s3t.status import describe_status
+from s3t.system import System
 from verify.evidence import read_evidence
 from verify.report import Verdict
 from verify.rows import check_rows
@@ -270,3 +271,36 @@ def test_counts_are_those_of_the_entries(tmp_path: Path) -> None:
     assert run.ledger.hits() == wanted
     assert run.ledger.tombstone(tag(KEY, "row-00010")) == 12
     run.close()
+
+
+def _leftovers(run: Run) -> set[str]:
+    """Leave two nodes that no entry of the ledger knows, as a build does that is cut short: one not renamed yet."""
+    for name in (".partial-ab", "cd"):
+        (run.nodes.root / name).mkdir()
+        (run.nodes.root / name / "reads.json").write_text('["row-00003"]')
+    return run.nodes.keys()
+
+
+def test_what_a_build_left_half_done_goes_with_the_next_start(run: Run) -> None:
+    assert len(_leftovers(run)) == 2
+    _recover(run)
+    assert run.nodes.keys() == set()
+
+
+def test_what_a_build_left_half_done_goes_with_a_deletion(path: Path) -> None:
+    system = System.open(path)
+    run = system._opened()[0]
+    _leftovers(run)
+    system.delete(["row-00003"])
+    assert run.nodes.keys() == set()
+    system.close()
+
+
+def test_what_a_build_under_way_has_not_recorded_yet_is_left_to_it(run: Run, path: Path) -> None:
+    left, other = _leftovers(run), runs.open_run(path)
+    with other.building():
+        _recover(run)
+        assert run.nodes.keys() == left
+    _recover(run)
+    assert run.nodes.keys() == set()
+    other.close()

@@ -19,7 +19,7 @@ from s3t.errors import RunError
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe, Record
 from s3t.runs import RunConfig
-from verify import derive
+from verify import derive, power
 
 KEY = bytes(range(32))
 RECORDS = [Record(f"r{i}", {"text": "x"}, 0) for i in range(5)]
@@ -127,3 +127,13 @@ def test_both_merkle_roots_are_those_of_pymerkle(count: int) -> None:
     for leaf in leaves:
         tree.append_entry(leaf)
     assert merkle_root(leaves) == derive.merkle_root(leaves) == tree.get_root().hex()
+
+
+def test_activations_that_were_erased_do_not_come_back(path: Path, tmp_path: Path) -> None:
+    (path / runs.ACTIVATIONS).mkdir()
+    (path / runs.ACTIVATIONS / "000").write_bytes(b"1")
+    (tmp_path / "said").write_bytes(b"")
+    run = runs.open_run(path)
+    cuts = power.recorded(run.erase_activations, path, tmp_path / "said")
+    run.close()
+    assert [f"{runs.ACTIVATIONS}/000" in power.disk(cut) for cut in (cuts[0], cuts[-1])] == [True, False]

@@ -32,6 +32,10 @@ COMMANDS = {
     "soak": ("verify.soak", "verify very many clean small systems: no alarm"),
     "ports": ("verify.ports.__main__", "audit ports of two reference designs with their known mistakes"),
     "fuzz": ("verify.fuzz", "hostile input to everything that reads: no traceback, no hang, no change of state"),
+    "crashes": (
+        "verify.crashes.__main__",
+        "cut every kind of work short, by kills and by losses of power: nothing is lost",
+    ),
     "determinism": ("verify.determinism", "measure which conditions keep bits on this machine"),
 }
 """Commands beside the audit: the verifier's own tests. Each module has ``main(arguments)``."""

@@ -19,8 +19,9 @@ from verify.state import Node, State, Survivor, node_name
 
 CHECK = "E0 scan"
 FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite", "records.bin", "commitments")
-SIDECARS = ("ledger.sqlite-wal", "ledger.sqlite-shm")
-"""Files that SQLite keeps beside a database that is open in WAL mode; searched like every other file."""
+SIDECARS = ("ledger.sqlite-journal", "ledger.sqlite-wal", "ledger.sqlite-shm")
+"""Files that SQLite keeps beside a database that is being written, the first also after a transaction that was cut short
+before it had changed anything; searched like every other file."""
 
 TABLES = {"ledger.sqlite": {"entries", "hits", "tombstones"}, "records.sqlite": {"records"}}
 COLUMNS = {"tag", "shard", "slice", "split", "commitment", "start", "length", "check"}

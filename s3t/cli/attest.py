@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 
 from s3t.cli.options import Json
+from s3t.durable import put
 from s3t.errors import RunError, S3TError
 
 Keys = Annotated[Path | None, typer.Option(help="Folder of keys (default $S3T_KEYS, else ~/.config/s3t/keys).")]
@@ -53,10 +53,8 @@ def certify(
         told = report or _audit(run, level or ["E0", "E1a"], Path(scratch) / "report.json")
         now = datetime.now(UTC)
         raw = issue(run, request, read_report(told), key, issued=now, by=by, undecided=undecided, leaks=leaks)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        part.write_bytes(raw)
-        part.replace(target)
+        put(target, raw)
     except OSError as error:
         raise AttestError(f"{target} cannot be written ({error.strerror}); give another --out") from error
     typer.echo(f"{target}: signed by {key.public_key.keyid}; hand out {folder / (key.public_key.keyid + '.pub')}")

@@ -120,7 +120,7 @@ def test_a_clean_run_is_counted_and_side_files_of_sqlite_are_known(forge: Callab
     ]
     (found,) = check_scan(*run.read())
     assert found.details == {"files": 10}
-    for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
+    for name in ("ledger.sqlite-wal", "ledger.sqlite-shm", "ledger.sqlite-journal"):
         read = run.read()
         (run.folder / name).write_bytes(b"")
         (found,) = check_scan(*read)

@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from s3t.durable import make_folder, put
 from verify.attest import AttestError, need
 
 PRIVATE = "signing.pem"
@@ -37,7 +38,7 @@ def signer(folder: Path, run: Path) -> Any:
         )
     path = folder / PRIVATE
     try:
-        folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+        make_folder(folder, 0o700)
         _private(folder)
         if not path.exists():
             _make(path)
@@ -45,7 +46,7 @@ def signer(folder: Path, run: Path) -> Any:
         made = _load(path.read_bytes(), str(path))
         public = folder / f"{made.public_key.keyid}.pub"
         if not public.exists():
-            _replace(public, _public_pem(made), 0o644)
+            put(public, _public_pem(made))
     except OSError as error:
         raise AttestError(f"the keys folder {folder} cannot be used ({error}); choose another --keys") from error
     return made
@@ -90,12 +91,6 @@ def _make(path: Path) -> None:
         pass
     finally:
         part.unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    _write(part, content, mode)
-    part.replace(path)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
