@@ -8,7 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import chdir, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -184,7 +184,9 @@ def _read_node(file: Path) -> None:
     NodeStore(file.parent.parent).tensors("key", file.name, hashlib.sha256(file.read_bytes()).hexdigest())
 
 
-SMALL = ("--model", "tiny", "--limit", "40,10,10", "--shards", "1", "--slices", "2")
+TINY = ("--model", "tiny", "--limit", "40,10,10", "--shards", "1", "--slices", "2")
+SMALL = {"train": TINY, "tune": TINY, "plan": ("--price", "PRICE")}
+"""What is said last to commands that would else train what the arguments left name."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,9 @@ class CommandLine:
         places = self._places()
         run, words = Path(places["RUN"]), (self.copy / "arguments").read_bytes().decode("utf-8", "replace").split("\n")
         before = _state(run)
-        if words[0] in ("train", "tune"):  # whatever else is spoiled, nothing large is trained
-            words += SMALL
-        done = CliRunner().invoke(app, [places.get(word, word) for word in words])
+        words += SMALL.get(words[0], ())  # whatever else is spoiled, nothing large is trained
+        with chdir(self.copy):  # a spoiled name may be a good one of another place
+            done = CliRunner().invoke(app, [places.get(word, word) for word in words])
         after = _state(run) if run.exists() else ""
         if done.exit_code == 0 or after != before:
             shutil.rmtree(run, ignore_errors=True)
