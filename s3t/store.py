@@ -128,11 +128,11 @@ def no_space(where: Path) -> Iterator[None]:
 def readable(what: str) -> Iterator[None]:
     """Turn what SQLite finds wrong with ``what`` into one error: BusyError if it had to wait too long, else RunError.
 
-    A broken constraint stays what it is.
+    A broken constraint stays what it is, and so does a connection used by another thread than its own.
     """
     try:
         yield
-    except sqlite3.IntegrityError:
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
