@@ -61,6 +61,7 @@ def paint(rows: pd.DataFrame) -> Figure:
     told = extra(extra(told, "policy"), "requests_per_day")
     keys = ["policy", "requests_per_day"]
     table = told[told["metric"].isin((SERVED, TRAINING))].pivot_table(index=keys, columns="metric", values="value")
+    table = table.reset_index().sort_values(TRAINING)
     first = rows.iloc[0]
     size = f"{first['shards']} shards x {first['slices']} slices, {first['budget']} orders"
     life = f"{first['extra']['records']:,} records, {first['extra']['years']:g} years"
@@ -68,14 +69,15 @@ def paint(rows: pd.DataFrame) -> Figure:
     axes = figure.add_axes(PLOT, xlabel="Training of refreshes, hours per year")
     axes.set_xscale("symlog", linthresh=1.0)
     axes.set_title("Stages served, share of all", loc="left", size=12, color="#555555")
-    rates = sorted(set(table.index.get_level_values("requests_per_day")))
+    rates = sorted(set(table["requests_per_day"]))
     for place, rate in enumerate(rates):
-        some = table.xs(rate, level="requests_per_day").sort_values(TRAINING)
-        colour = mpl.colormaps["viridis"](0.85 * place / max(1, len(rates) - 1))
-        axes.plot(some[TRAINING] / 3600, some[SERVED], "o-", color=colour, label=f"{rate:g} requests a day")
-        for policy, row in some.iterrows():
-            at = (row[TRAINING] / 3600, row[SERVED])
-            axes.annotate(str(policy), at, (6, -14), textcoords="offset points", size=9, color=colour)
+        some = table[table["requests_per_day"] == rate]
+        colour = mpl.colormaps["viridis"](0.7 * place / max(1, len(rates) - 1))
+        axes.plot(some[TRAINING] / 3600, some[SERVED], "o-", lw=1.2, color=colour, label=f"{rate:g} requests a day")
+        for policy, hours, served in zip(some["policy"], some[TRAINING] / 3600, some[SERVED], strict=True):
+            axes.annotate(
+                str(policy), (hours, served), (-8, 5), textcoords="offset points", size=9, color=colour, ha="right"
+            )
     axes.set_ylim(0, 1.05)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
