@@ -28,9 +28,18 @@ from s3t.records import Record
 from s3t.refreshing import Policy, Standing, standing
 from s3t.service.refresher import Refresher, Refreshing, trained_on
 from s3t.system import System
+from verify.machine import on_threads
 
 Serve = Callable[..., Served]
 Fitted = Callable[[Path, Sequence[Record]], Path]
+HELD = """
+import planted_work
+from s3t import cli
+from s3t.service import refresher
+real = refresher.Refreshing
+refresher.Refreshing = lambda *given: real(*given, work=planted_work.hold)
+cli.main()
+"""
 DEAD = Policy.of("when-dead")
 KILL = [placed(0, piece)[0] for piece in range(3)]
 """One record of each slice of shard 0: with three orders it is dead then."""
@@ -86,8 +95,9 @@ class Bench:
         self.refresher = Refresher(run, self.system.config.plan, Refreshing(**how), self._begin, lambda: self.now)
         self.refresher.open()
 
-    def _begin(self, *_: Any) -> Planted:
+    def _begin(self, *given: Any) -> Planted:
         assert all(one.outcome or one.stopped for one in self.begun), "two at once"
+        self.threads = given[2]
         self.begun.append(Planted())
         return self.begun[-1]
 
@@ -210,6 +220,16 @@ def test_a_shard_without_records_is_not_waited_for(bench: Callable[..., Bench], 
     assert one.at(100) == 1
     one.system.delete([placed(1, 0)[0]])
     assert one.at(200) == 1, "it never comes back, so nothing is due for it"
+
+
+def test_threads_are_those_of_the_run(fitted: Fitted, tmp_path: Path, tiny: Backbone) -> None:
+    with on_threads(2):
+        run = fitted(tmp_path / "run", RECORDS)
+    with on_threads(1):
+        for given, wanted in ((None, 2), (3, 3)):
+            with closing(Bench(run, tiny, "when-dead", threads=given)) as one:
+                one.system.delete(KILL)
+                assert (one.at(0), one.threads) == (1, wanted)
 
 
 # ---- what: with processes ----
@@ -391,17 +411,18 @@ def test_a_number_of_threads_can_be_given(serve: Serve) -> None:
 
 @pytest.mark.parametrize("number", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
 def test_the_process_of_a_refresh_ends_with_the_service(copied: Callable[[], Path], number: str) -> None:
-    service = Listening(copied(), ("--refresh", "when-dead", "--refresh-rest", "0.01"))
+    run = copied()
+    service = Listening(run, ("--refresh", "when-dead", "--refresh-rest", "0.01"), ("-c", HELD))
     try:
         with closing(service.client()) as client:
             assert client.need("/delete", {"ids": KILL}, service.token)["offline"] == [0]
-            _until(lambda: _below(service.process.pid))
+            wait_for(mark(run, "held"))
             (child,) = _below(service.process.pid)
             assert client.ask("GET", "/status", token=service.token)[1]["refresh"]["policy"] == "when-dead"
         getattr(service.process, "terminate" if number == "SIGTERM" else "kill")()
         out, err = service.process.communicate(timeout=60)
         assert (service.process.returncode, out + err) == (0 if number == "SIGTERM" else -9, "")
-        _until(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child), 60)
+        _until(lambda: not Path(f"/proc/{child}").exists() or _is_zombie(child), 30)
     finally:
         service.process.kill()
         service.process.communicate()
