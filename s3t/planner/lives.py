@@ -117,11 +117,10 @@ def untouched(setting: Setting) -> Life:
     mean = setting.per_day * setting.years * YEAR
     most = min(setting.records, int(poisson.isf(1e-12, mean)) + 1)
     weights = poisson.sf(np.arange(most + 1), mean) / mean
-    weights[-1] += 1.0 - weights.sum()  # when all are deleted nothing changes any more
     sums = np.zeros(3)
     for requests, weight in enumerate(weights):
         dead = probability_dead(demand, orders, requests)
-        if dead >= 1.0:
+        if dead >= 1.0:  # for good
             break
         shards = demand.shards
         live = expected_live_shards(demand, orders, requests) / shards

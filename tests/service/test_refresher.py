@@ -416,9 +416,11 @@ def test_the_process_of_a_refresh_ends_with_the_service(copied: Callable[[], Pat
     try:
         with closing(service.client()) as client:
             assert client.need("/delete", {"ids": KILL}, service.token)["offline"] == [0]
-            wait_for(mark(run, "held"))
-            (child,) = _below(service.process.pid)
-            assert client.ask("GET", "/status", token=service.token)[1]["refresh"]["policy"] == "when-dead"
+        wait_for(mark(run, "held"))
+        (child,) = _below(service.process.pid)
+        with closing(service.client()) as client:
+            told = client.ask("GET", "/status", token=service.token)[1]["refresh"]
+            assert (told["policy"], told["running"]) == ("when-dead", True)
         getattr(service.process, "terminate" if number == "SIGTERM" else "kill")()
         out, err = service.process.communicate(timeout=60)
         assert (service.process.returncode, out + err) == (0 if number == "SIGTERM" else -9, "")
