@@ -53,6 +53,7 @@ Question = Literal[
     "design",
     "language",
     "http",
+    "refresh",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 PROFILES = ("smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,8 +105,13 @@ class NodeStore:
         sync_folder(self.root)
 
     def bytes(self) -> int:
-        """Return the bytes of all stored files."""
-        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        """Return the bytes of all stored files; one that is removed meanwhile counts or does not."""
+        total = 0
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    total += (Path(folder) / name).stat().st_size
+        return total
 
 
 def tensors(content: bytes) -> dict[str, Tensor]:

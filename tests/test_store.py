@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,24 @@ def store(tmp_path: Path) -> NodeStore:
 
 def _digest(name: str) -> str:
     return hashlib.sha256(FILES[name]).hexdigest()
+
+
+def test_bytes_are_counted_while_others_remove_files(store: NodeStore) -> None:
+    ended = threading.Event()
+
+    def churn() -> None:
+        while not ended.is_set():
+            store.write("k", FILES, _nothing)
+            store.erase({"k"})
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        found = {store.bytes() for _ in range(1000)}
+    finally:
+        ended.set()
+        thread.join()
+    assert found <= {0, 5, 4000, 4005}, found
 
 
 def test_a_node_is_there_whole_when_the_ledger_is_told(store: NodeStore) -> None:

@@ -28,6 +28,13 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request's body.")] = 2**20,
     max_waiting: Annotated[int, typer.Option(min=1, help="Predictions, and deletions, that wait at a time.")] = 64,
     body_seconds: Annotated[float, typer.Option(help="Seconds in which a request's body must arrive.")] = 10.0,
+    refresh: Annotated[
+        str, typer.Option(help="When to rebuild beside the service: never, when-dead, below:K or every:T (6h, 1d).")
+    ] = "never",
+    refresh_threads: Annotated[
+        int | None, typer.Option(help="Threads of a refresh; by default as many as the run was trained on.")
+    ] = None,
+    refresh_rest: Annotated[float, typer.Option(help="Seconds between the starts of two refreshes, at least.")] = 60.0,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line on stderr for each request.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -37,6 +44,8 @@ def serve(
         from s3t.service.running import listen, server_of, stopping, url_of
     except ImportError as error:
         raise ServiceError(f"serving needs {(error.name or '').partition('.')[0]}; pip install 's3t[serve]'") from error
+    from s3t.refreshing import Policy
+    from s3t.service.refresher import Refreshing
     from s3t.service.tokens import default_path, read_token
     from s3t.service.working import Service
 
@@ -44,7 +53,11 @@ def serve(
         typer.echo(line, err=True)
 
     limits = Limits(max_body, body_seconds, max_waiting)
-    with closing(listen(host, port)) as bound, closing(Service(run, workers=workers, most=max_inputs)) as service:
+    refreshing = Refreshing(Policy.of(refresh), refresh_rest, refresh_threads, log)
+    with (
+        closing(listen(host, port)) as bound,
+        closing(Service(run, workers=workers, most=max_inputs, refreshing=refreshing)) as service,
+    ):
         path = token_file or default_path(run)
         app = application(service, read_token(path, run), limits, log=log, access=log if access_log else None)
         server = server_of(app, connections=4 * max_waiting)

@@ -16,11 +16,15 @@ import benchmarks
 from benchmarks.figures import draw
 from benchmarks.painters import look
 from benchmarks.planning import as_rows, curve_of_rows, draw_options
+from benchmarks.refreshes import as_rows as refreshed
 from benchmarks.rows import Header, Machine, Row, RowSet, write
 from s3t.errors import DataError
+from s3t.plan import s3t_plan
+from s3t.planner.lives import Setting, simulate_lives, untouched
 from s3t.planner.options import Needs, options, pareto, pick
 from s3t.planner.price import Price
-from s3t.records import Recipe
+from s3t.records import Layout, Recipe
+from s3t.refreshing import Policy
 
 MACHINE = Machine("A CPU", 2, None, "Linux", "3.11", "2.13", "5.17", "0.18", 2, "float32")
 METHODS = [("s3t", 1), ("s3t", 3), ("sequential", 1), ("sisa-lora", 1), ("retrain-lora", 1)]
@@ -141,6 +145,17 @@ def planning() -> list[Row]:
     return [Row(question="planning", profile="quick", **row) for row in as_rows(found, pareto(found), best, needs)]
 
 
+def refresh() -> list[Row]:
+    """Return short lives under two policies at two rates, and the exact one."""
+    rows: list[Row] = []
+    for rate in (1.0, 10.0):
+        setting = Setting(s3t_plan(Layout(2, 2, 2), Recipe(), 2), 1000, rate, 0.05, {1: 1.0, 2: 2.0})
+        lives = {policy: simulate_lives(setting, Policy.of(policy), lives=2, seed=0) for policy in ("never", "below:2")}
+        for policy, found in (*lives.items(), ("never", untouched(setting))):
+            rows += [Row(question="refresh", profile="quick", **row) for row in refreshed(setting, policy, found)]
+    return rows
+
+
 def engine() -> list[Row]:
     """Return ratios and differences of accuracy for two modes, and an ablation."""
     about: dict[str, Any] = {"question": "engine", "profile": "quick", "method": "s3t", "kind": "measured", "n": 3}
@@ -193,7 +208,7 @@ def design() -> list[Row]:
     ]
 
 
-STUDIES = (survival, orders, streams, planning, engine, serving, deletion, design)
+STUDIES = (survival, orders, streams, planning, refresh, engine, serving, deletion, design)
 
 
 def everything(folder: Path) -> None:
@@ -212,7 +227,10 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
     assert not caplog.messages
     assert [path.name for path in drawn] == [
         "capacity-quick.png",
-        *(f"{name}-quick.png" for name in ("layouts", "survival", "orders", "streams", "service", "planner")),
+        *(
+            f"{name}-quick.png"
+            for name in ("layouts", "survival", "orders", "streams", "service", "planner", "refresh")
+        ),
         *(f"{name}-quick.png" for name in ("training", "ablation", "design", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
         "area-by-method-quick-trec6-600-minilm-4x3.png",
@@ -242,6 +260,7 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         "survival",
         "orders",
         "planning",
+        "refresh",
         "engine",
         "serving",
         "deletion",

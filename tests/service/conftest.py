@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving_http import KEY, LAYOUT, RECIPE, RECORDS, TOKEN, Served
@@ -21,15 +22,24 @@ TEST = [Record("held-out", {"text": "never trained on"}, 0)]
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory, tiny: Backbone) -> Path:
+def fitted(tiny: Backbone) -> Callable[[Path, Sequence[Record]], Path]:
+    """Trains a run at a path from scratch, on given records, and returns the path."""
+
+    def fit(path: Path, records: Sequence[Record]) -> Path:
+        plan = make_plan("s3t", LAYOUT, RECIPE, tiny.layers)
+        more = {"engine": "fast", "precision": "float32", "evaluation": ((), TEST)}
+        system = System.create(path, plan, RECIPE, model=tiny, classes=("a", "b", "c"), key=KEY, **more)  # type: ignore[arg-type]
+        system.fit(records)
+        system.close()
+        return path
+
+    return fit
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory, fitted: Callable[[Path, Sequence[Record]], Path]) -> Path:
     """A fitted run, trained once; take a copy."""
-    path = tmp_path_factory.mktemp("service") / "run"
-    plan = make_plan("s3t", LAYOUT, RECIPE, tiny.layers)
-    more = {"engine": "fast", "precision": "float32", "evaluation": ((), TEST)}
-    system = System.create(path, plan, RECIPE, model=tiny, classes=("a", "b", "c"), key=KEY, **more)  # type: ignore[arg-type]
-    system.fit(RECORDS)
-    system.close()
-    return path
+    return fitted(tmp_path_factory.mktemp("service") / "run", RECORDS)
 
 
 @pytest.fixture
@@ -50,7 +60,7 @@ def serve(copied: Callable[[], Path], tiny: Backbone) -> Iterator[Callable[..., 
     """Opens services, each on a copy of the run, or on a given run; closed at the end."""
     opened: list[Service] = []
 
-    def open_one(path: Path | None = None, limits: Limits | None = None, **how: int) -> Served:
+    def open_one(path: Path | None = None, limits: Limits | None = None, **how: Any) -> Served:
         service = Service(path or copied(), backbone=tiny, **how)
         opened.append(service)
         log: list[str] = []

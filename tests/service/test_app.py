@@ -148,7 +148,9 @@ def test_an_unauthorised_body_is_not_read(served: Served) -> None:
 def test_the_status_is_that_of_the_command_line(served: Served) -> None:
     served.delete(placed(1, 0)[0])
     answer = served.ask("GET", "/status", headers=BEARER)
-    assert answer.json == json.loads(call("status", served.run, "--json"))
+    said = json.loads(call("status", served.run, "--json"))
+    never = {"policy": "never", "running": False, "ended": 0, "last_ended": None, "last_outcome": None}
+    assert answer.json == {**said, "refresh": never}
     assert answer.json["deleted"] == 1
     assert not any(name in answer.body.decode() for name in IDS)
 

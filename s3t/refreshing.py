@@ -1,0 +1,75 @@
+"""When a served run is refreshed by itself: a policy is a pure function of how the run stands (docs/SERVICE.md). No torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from s3t.errors import ServiceError
+from s3t.facts import Facts
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+"""Seconds of a second, a minute, an hour, a day."""
+_VALUE = "([1-9][0-9]{0,8})"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a run stands. ``lengths``: stages served by each live shard; ``offline``: shards that serve nothing and that a
+    refresh would train; ``missing``: whether it would train anything at all; ``since``: seconds since the last one."""
+
+    lengths: tuple[int, ...]
+    offline: int
+    missing: bool
+    since: float
+
+
+@dataclass(frozen=True)
+class Policy:
+    """``below``: refresh when some shard serves fewer stages (a shard that is offline serves none); ``every``: when so many
+    seconds have passed. Zero: for no such reason. ``name``: what a user writes."""
+
+    name: str = "never"
+    below: int = 0
+    every: int = 0
+
+    @staticmethod
+    def of(text: str, slices: int | None = None) -> Policy:
+        """Read ``never``, ``when-dead``, ``below:K`` or ``every:T``. ServiceError for anything else.
+
+        ``slices``: of the run, the most that K may be.
+        """
+        if text in ("never", "when-dead"):
+            return Policy(text, below=int(text == "when-dead"))
+        if found := re.fullmatch(f"below:{_VALUE}", text, re.ASCII):
+            if slices is not None and int(found[1]) > slices:
+                raise ServiceError(
+                    f"refresh={text!r} is not possible: the run has {slices} slices; give below:1..{slices}"
+                )
+            return Policy(text, below=int(found[1]))
+        if found := re.fullmatch(f"every:{_VALUE}([{''.join(UNITS)}])", text, re.ASCII):
+            return Policy(text, every=int(found[1]) * UNITS[found[2]])
+        raise ServiceError(
+            f"refresh={text!r} is no policy; give never, when-dead, below:K (K stages, from 1) or every:T (as 30m, 6h, 1d)"
+        )
+
+
+NEVER = Policy()
+
+
+def due(policy: Policy, stands: Standing) -> bool:
+    """Say whether ``policy`` wants a refresh now. Never where it would train nothing."""
+    if not stands.missing:
+        return False
+    shortest = 0 if stands.offline else min(stands.lengths, default=0)
+    return shortest < policy.below or 0 < policy.every <= stands.since
+
+
+def standing(facts: Facts, since: float = 0.0) -> Standing:
+    """Return how a run stands, by facts that are up to date.
+
+    A shard of which all records are deleted serves nothing whatever is trained, so once that is done it counts for nothing.
+    """
+    chains, missing = facts.chains(), facts.missing()
+    offline = {node.shard for node in missing} - chains.keys()
+    return Standing(tuple(len(chain.nodes) for chain in chains.values()), len(offline), bool(missing), since)
