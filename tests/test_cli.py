@@ -447,7 +447,7 @@ def test_the_error_decides_the_exit_code(run: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_fault_of_ours_keeps_its_traceback(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(System, "status", broken)

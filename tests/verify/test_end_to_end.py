@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -183,24 +184,34 @@ def test_another_environment_is_undecided(live: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stored_node_that_will_serve_later(live: Any) -> None:
-    """The live system is honest; a spare node on disk, and its hash in the ledger, are not: E1a with all nodes."""
+    """The live system is honest; a spare node on disk is not: damage, and with its hashes in the ledger a violation."""
     from safetensors.torch import load, save
 
+    from s3t.digests import tensors_digest
+    from s3t.records import sha256
     from verify.evidence import read_evidence
+    from verify.replay import check_cleanroom
     from verify.state import derive_state
 
-    state = derive_state(read_evidence(live.folder))
+    evidence = read_evidence(live.folder)
+    state = derive_state(evidence)
     spare = state.survivors[0, (1,)]
     path = live.folder / "nodes" / spare.key / "head.safetensors"
     tensors = load(path.read_bytes())
     flip(tensors["weight"])
     path.chmod(0o644)
-    path.write_bytes(save(tensors))
-    assert "its SHA-256 differs" in violated(live.audit("E0"), "E0 scan")
+    raw = save(tensors)
+    path.write_bytes(raw)
     holds(live.audit("E1a"))
-    assert "shard 0, slices 1 head.weight on disk: 1 of" in violated(
-        live.audit("E1a", scope="surviving"), "E1a clean room"
-    )
+    for report in (live.audit("E0"), live.audit("E1a", scope="surviving")):
+        assert report.verdict is Verdict.UNDECIDED
+        assert {f.verdict for f in report.findings if "its SHA-256 differs" in f.message} == {Verdict.UNDECIDED}
+    files = {**spare.files, path.name: sha256(raw)}
+    told = dataclasses.replace(spare, head=tensors_digest(tensors), files=files)
+    state = dataclasses.replace(state, survivors={**state.survivors, (0, (1,)): told})
+    found = check_cleanroom(live.system, live.system.provenance(), evidence, state, isolate=False, scope="surviving")
+    assert [(f.verdict, f.node, f.tensor) for f in found] == [(Verdict.VIOLATED, "shard 0, slices 1", "head.weight")]
+    assert found[0].message.startswith("on disk: 1 of")
 
 
 def test_a_row_changed_behind_the_ledger(live: Any) -> None:
