@@ -116,7 +116,8 @@ def area(table: pd.DataFrame, rows: pd.DataFrame, setting: Setting) -> Figure | 
     lines += [(f"{label(*d.theirs)}", d) for d in after]
     names = list(dict.fromkeys(name for name, _ in lines))
     budgets = sorted({d.ours[1] for _, d in lines})
-    subtitle = f"{setting} · mean over {found.first:.0f} to {found.last:.0f} deletions · 95% interval over seeds"
+    seeds = "95% interval over seeds" if any(d.low is not None for _, d in lines) else "one seed, no interval"
+    subtitle = f"{setting} · mean over {found.first:.0f} to {found.last:.0f} deletions · {seeds}"
     figure = page("S3T minus the others, on the same requests", subtitle)
     axes = figure.add_axes((0.205, PLOT[1], 0.57, PLOT[3]), xlabel="Mean test accuracy, S3T minus the other (points)")
     axes.axvline(0.0, color="#888888", lw=1.2)
