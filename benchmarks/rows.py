@@ -56,7 +56,8 @@ Question = Literal[
     "refresh",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
-PROFILES = ("smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full")
+Profile = Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]
+PROFILES: tuple[str, ...] = get_args(Profile)
 KINDS = ("measured", "derived", "claimed", "simulated")
 STATUSES = ("ok", "failed", "not-run")
 MACHINE = ("cpu", "cores", "gpu", "os")
@@ -77,7 +78,7 @@ class Row:
     """
 
     question: Question
-    profile: Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]
+    profile: Profile
     method: str
     budget: int
     shards: int

@@ -34,13 +34,16 @@ def data(request: pytest.FixtureRequest) -> Dataset:
     return whole.subset(LIMITS[0], 0, LIMITS[1])
 
 
-@pytest.mark.parametrize(("method", "budget"), METHODS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One benchmark per method, in the profiles that train instructions."""
+    asked = metafunc.config.getoption("--profile") in PROFILES
+    metafunc.parametrize(("method", "budget"), METHODS if asked else ())
+
+
 def test_instructions(
     request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path, method: str, budget: int
 ) -> None:
     """Held-out log-likelihood and ranked choices of a method, and of the base model beside S3T's first."""
-    if bench.profile.name not in PROFILES:
-        pytest.skip(f"instructions are trained in the profiles {', '.join(PROFILES)}")
     from s3t.backbone import load
 
     data: Dataset = request.getfixturevalue("data")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import chdir, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _tables(scratch: Path) -> list[Target]:
     out = []
     for ending, good in goods.items():
         file = scratch / f"rows.{ending}"
-        out.append(Target(ending, file, (good,), lambda file=file: load_local(str(file), id="id")))  # type: ignore[misc]
+        out.append(Target(ending, file, (good,), partial(load_local, str(file), id="id")))
     image, pictures = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)), []
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
         image.save(held := io.BytesIO(), kind)
@@ -84,7 +85,7 @@ def _tables(scratch: Path) -> list[Target]:
 
 def _files(scratch: Path, run: Path) -> list[Target]:
     from s3t.cli.inputs import read_prior
-    from s3t.exporting import Statement, export
+    from s3t.exporting import STATEMENT, Statement, export
     from s3t.planner.curve import COLUMNS, read_curve
     from s3t.planner.price import read as read_price
     from s3t.runs import RunConfig
@@ -112,30 +113,31 @@ def _files(scratch: Path, run: Path) -> list[Target]:
     out = []
     for name, (good, use) in kinds.items():
         file = scratch / f"read-{name}"
-        out.append(Target(name, file, good, lambda use=use, file=file: use(file)))  # type: ignore[misc]
-    statement = next((scratch / "export").glob("*.json"))
-    for path in (scratch / "export").glob("*.json"):
-        if b'"format"' in path.read_bytes():
-            statement = path
-    read = lambda: Statement.read(scratch / "export")  # noqa: E731
+        out.append(Target(name, file, good, partial(use, file)))
+    statement, read = scratch / "export" / STATEMENT, partial(Statement.read, scratch / "export")
     return [*out, Target("export", statement, (statement.read_bytes(),), read)]
 
 
 def _certificates(scratch: Path, run: Path) -> list[Target]:
-    """A certificate about the run, where the extra ``audit`` is installed, which signs and checks them."""
+    """A report and a certificate about the run, where the extra ``audit`` is installed, which signs and checks them."""
     if importlib.util.find_spec("securesystemslib") is None:
         return []
     from s3t.system import System
     from verify.attest.check import check
     from verify.attest.issue import certify
     from verify.attest.keys import signer
+    from verify.attest.told import read_report
     from verify.audit import audit
 
     with closing(System.open(run)) as system:
         report = audit(system, run, levels=("E0",))
     keys, file = scratch / "keys", scratch / "certificate.json"
     good = certify(run, "r000001", report, signer(keys, run), issued=datetime.now(UTC))
-    return [Target("certificate", file, (good,), lambda: check(file.read_bytes(), run, keys=keys))]
+    told = scratch / "report.json"
+    return [
+        Target("certificate", file, (good,), lambda: check(file.read_bytes(), run, keys=keys)),
+        Target("report", told, (report.dumps().encode(),), partial(read_report, told)),
+    ]
 
 
 def _bodies(content: bytes, records: Callable[..., object], wanted: Callable[[bytes], object]) -> None:
@@ -152,11 +154,11 @@ def _stores(scratch: Path, run: Path) -> list[Target]:
         copy = scratch / f"store-{name}"
         shutil.copytree(run, copy)
         good = ((copy / name).read_bytes(),)
-        out.append(Target(name, copy / name, good, lambda copy=copy: _read_all(copy)))  # type: ignore[misc]
+        out.append(Target(name, copy / name, good, partial(_read_all, copy)))
     adapter = next(run.glob("nodes/*/adapter_model.safetensors"))
     file = scratch / "store-node" / "key" / "adapter_model.safetensors"
     file.parent.mkdir(parents=True)
-    return [*out, Target("adapter", file, (adapter.read_bytes(),), lambda: _read_node(file))]
+    return [*out, Target("adapter", file, (adapter.read_bytes(),), partial(_read_node, file))]
 
 
 def _read_all(run: Path) -> None:

@@ -150,10 +150,11 @@ def _names(known: Sequence[str]) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        twice = next(name for name in found if sum(name == other for other, _ in pairs) > 1)
-        raise DataError(f"the key {_said(twice)} is given twice in one object; give it once")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise DataError(f"the key {_said(name)} is given twice in one object; give it once")
+        found[name] = value
     return found
 
 

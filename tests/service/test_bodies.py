@@ -11,6 +11,7 @@ import pytest
 from s3t.answers import CANDIDATE, TEXT
 from s3t.errors import DataError
 from s3t.service.bodies import Wanted, read_json, read_records, read_wanted
+from verify.fuzz import limited
 
 CLASSES = ("a", "b")
 
@@ -141,3 +142,10 @@ def test_plain_json_is_read_as_python_reads_it() -> None:
     value = {"a": [1, -2.5e3, None, True, "\u00e9\U0001f600"], "b": {"c": {}}}
     for ascii_only in (True, False):
         assert read_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+
+
+def test_a_key_given_twice_among_very_many_is_found_at_once() -> None:
+    """A body within the limit must not keep a thread for minutes."""
+    names = ", ".join(f'"{number}": 0' for number in range(100_000))
+    with limited(), pytest.raises(DataError, match='the key "99999" is given twice'):
+        read_json(f'{{{names}, "99999": 0}}'.encode())

@@ -84,7 +84,7 @@ def read_report(path: Path) -> Report:
             raise ValueError("its verdicts are not those of its findings")
     except OSError as error:
         raise AttestError(f"the report {path} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise AttestError(
             f"{path} is no report of `python -m verify RUN --json` ({type(error).__name__}: {error}); make one anew"
         ) from error
