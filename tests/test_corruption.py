@@ -26,6 +26,7 @@ from s3t.partition import slot, tag
 from s3t.records import Layout, Recipe, Record
 from s3t.rows import HEADER, MAGIC
 from s3t.system import System
+from verify import derive
 from verify.audit import audit
 from verify.evidence import read_evidence
 from verify.report import Verdict
@@ -218,6 +219,23 @@ def test_a_row_of_the_index_that_was_changed_is_never_used(
         assert system._opened()[0].ledger.head() == before
         with pytest.raises(RunError, match="the run's records are damaged"):
             system._opened()[0].records.slot_ids(slot(KEY, WANTED, LAYOUT))
+
+
+def test_a_slot_that_is_not_the_ids_is_refused_even_with_a_check_that_fits(
+    run: Path, tmp_path: Path, tiny: Backbone
+) -> None:
+    path, mark = tmp_path / "run", tag(KEY, WANTED)
+    shutil.copytree(run, path)
+    with closing(sqlite3.connect(path / "records.sqlite")) as db, db:
+        db.execute("UPDATE records SET slice = 1 - slice WHERE tag = ?", (mark,))
+        columns = "tag, shard, slice, split, commitment, start, length"
+        fields = db.execute(f"SELECT {columns} FROM records WHERE tag = ?", (mark,)).fetchone()
+        db.execute('UPDATE records SET "check" = ? WHERE tag = ?', (derive.index_check(fields), mark))
+    with closing(System.open(path, tiny)) as system:
+        before = system._opened()[0].ledger.head()
+        with pytest.raises(RunError, match="another slot than the id's"):
+            system.delete([WANTED])
+        assert system._opened()[0].ledger.head() == before
 
 
 def test_a_row_that_is_gone_from_the_index(run: Path, tmp_path: Path, tiny: Backbone) -> None:
