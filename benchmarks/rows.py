@@ -104,9 +104,7 @@ class Row:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
-                raise DataError(
-                    f"{name}={value!r} is unknown{did_you_mean(str(value), choices)}; choose from {choices}"
-                )
+                raise DataError(f"{name}={value!r} is unknown{did_you_mean(value, choices)}; choose from {choices}")
         for name in ("method", "metric", "unit", "data", "model", "reason"):
             if not isinstance(getattr(self, name), str):
                 raise DataError(f"{name}={getattr(self, name)!r} is not text")

@@ -69,7 +69,7 @@ class IsolationError(S3TError):
     exit_code = 1
 
 
-def did_you_mean(value: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest known word, or an empty string."""
-    close = difflib.get_close_matches(value, list(known), n=1)
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest known word, or an empty string: also for what is no word at all."""
+    close = difflib.get_close_matches(value, list(known), n=1) if isinstance(value, str) else []
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -199,8 +199,10 @@ class Checked:
     def from_json(cls, raw: Mapping[str, Any]) -> Self:
         """Build from JSON values. Raises RecipeError for an unknown key, with the closest known one, and for no object."""
         known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        for key in raw if isinstance(raw, Mapping) else [raw]:
-            if not isinstance(key, str) or key not in known:
+        if not isinstance(raw, Mapping):
+            raise RecipeError(f"{raw!r} is no {cls.__name__}: give an object of its keys and their values")
+        for key in raw:
+            if key not in known:
                 raise RecipeError(f"unknown {cls.__name__} key {key!r}{did_you_mean(key, known)}")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
 
@@ -270,6 +272,8 @@ class Recipe(Checked):
         for name in ("rslora", "dora"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(f"{name}={getattr(self, name)!r} is neither true nor false; give one of them")
+        if not (isinstance(self.targets, tuple) and all(isinstance(name, str) and name for name in self.targets)):
+            raise RecipeError(f"targets={self.targets!r} are no names of modules; give a list of them, or none")
         adapters = ("lora", "ia3")
         if self.adapter not in adapters:
             raise RecipeError(

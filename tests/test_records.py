@@ -131,6 +131,10 @@ def test_layout_bounds_the_budget_by_the_number_of_orders() -> None:
         ({"rank": 2.0}, "rank=2.0 is not a whole number"),
         ({"window": True}, "window=True is not a whole number"),
         ({"ensemble": "mean-logit"}, "did you mean 'mean-logits'"),
+        ({"ensemble": None}, r"ensemble=None is unknown; choose from"),
+        ({"adapter": ("lora", ["ia3"])}, r"adapter=\('lora', \['ia3'\]\) is unknown; choose from"),
+        ({"targets": "query"}, "targets='query' are no names of modules"),
+        ({"targets": ("query", ["value"])}, "are no names of modules; give a list of them"),
     ],
 )
 def test_recipe_refuses(changes: dict[str, Any], message: str) -> None:
@@ -148,3 +152,6 @@ def test_recipe_is_stored_whole_and_read_strictly() -> None:
     assert Recipe.from_json(recipe.to_json()) == recipe
     with pytest.raises(RecipeError, match=r"unknown Recipe key 'epoch' \(did you mean 'epochs'\?\)"):
         Recipe.from_json({"epoch": 3})
+    for raw in ([["lr"]], 7):
+        with pytest.raises(RecipeError, match="Recipe"):
+            Recipe.from_json(raw)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class Options:
             ("attention", self.attention, get_args(Attention)),
         ):
             if word not in known:
-                hint = did_you_mean(str(word), known)
+                hint = did_you_mean(word, known)
                 raise RecipeError(f"{name}={word!r} is unknown{hint}; choose from {', '.join(known)}")
         if self.half_base and self.precision != "bfloat16":
             raise RecipeError(f"half_base=True needs precision='bfloat16', not {self.precision!r}")

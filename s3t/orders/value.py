@@ -31,7 +31,7 @@ def worths(score: str, slices: int) -> Floats:
     probability of its first j slices. LayoutError for an unknown score.
     """
     if score not in SCORES:
-        raise LayoutError(f"score {score!r} is unknown{did_you_mean(str(score), SCORES)}; choose from {SCORES}")
+        raise LayoutError(f"score {score!r} is unknown{did_you_mean(score, SCORES)}; choose from {SCORES}")
     lengths = np.arange(slices + 1.0)
     return lengths if score == "expected_length" else lengths * (lengths + 1) / 2
 
