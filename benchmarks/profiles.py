@@ -237,6 +237,7 @@ PROFILES["larger"] = replace(
     name="larger",
     model="mpnet",
     data=("trec6",),
+    limits=(240, 120, 240),
     seeds=(0,),
     designs=False,
 )
@@ -247,6 +248,7 @@ PROFILES["vision"] = replace(
     name="vision",
     model="vit-s",
     data=("fashion-mnist", "mnist"),
+    healthy=(("retrain-full", 1),),
     engine_data=(Comparison("fashion-mnist", (160, 0, 160)),),
     audits=True,
     recipes={
