@@ -24,7 +24,6 @@ Inputs = Mapping[str, str | bytes]
 Order = tuple[int, ...]
 """A permutation of the slices 0..L-1 of a shard (the paper says "sequence")."""
 
-
 SEPARATOR = "\x1f"
 """Between the group and the rest of a grouped record's id: the unit separator of ASCII."""
 
@@ -274,20 +273,16 @@ class Recipe(Checked):
                 raise RecipeError(f"{name}={getattr(self, name)!r} is neither true nor false; give one of them")
         if not (isinstance(self.targets, tuple) and all(isinstance(name, str) and name for name in self.targets)):
             raise RecipeError(f"targets={self.targets!r} are no names of modules; give a list of them, or none")
-        adapters = ("lora", "ia3")
-        if self.adapter not in adapters:
-            raise RecipeError(
-                f"adapter={self.adapter!r} is unknown{did_you_mean(self.adapter, adapters)}; choose from {adapters}"
-            )
+        for name, known in (("adapter", ADAPTERS), ("ensemble", ENSEMBLES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise RecipeError(f"{name}={value!r} is unknown{did_you_mean(value, known)}; choose from {known}")
         if self.adapter == "ia3" and (self.rslora or self.dora or self.dropout):
             raise RecipeError("adapter='ia3' has no rslora, dora or dropout; leave them out")
-        known = ("mean-logits", "mean-probabilities", "vote")
-        if self.ensemble not in known:
-            raise RecipeError(
-                f"ensemble={self.ensemble!r} is unknown{did_you_mean(self.ensemble, known)}; choose from {known}"
-            )
 
 
+ADAPTERS = ("lora", "ia3")
+ENSEMBLES = ("mean-logits", "mean-probabilities", "vote")
 _RECIPE_BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("rank", 1, 1024),
     ("alpha", 1e-6, 1e6),

@@ -28,6 +28,7 @@ LEVELS = (
     ("s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store", "s3t.selection", "s3t.facts", "s3t.damage"),
     (
         "s3t.engine.mode",
+        "s3t.resources",
         "s3t.losses",
         "s3t.tiny",
         "s3t.backbone",
@@ -39,7 +40,8 @@ LEVELS = (
     ("s3t.blocks", "s3t.runs", "s3t.requests", "s3t.status", "s3t.refreshing"),
     ("s3t.training", "s3t.engine", "s3t.duplicates"),
     ("s3t.describing",),
-    ("s3t.workers",),
+    ("s3t.assignments",),
+    ("s3t.executors",),
     ("s3t.building", "s3t.holding", "s3t.serving"),
     ("s3t.scheduling",),
     ("s3t.system",),
@@ -53,7 +55,7 @@ LAZY = {("s3t", "s3t.method"), ("s3t.building", "s3t.scheduling")}
 LIGHT = (
     *("s3t", "s3t.answers", "s3t.records", "s3t.errors", "s3t.contract", "s3t.digests", "s3t.data", "s3t.orders"),
     *("s3t.partition", "s3t.capacity", "s3t.design", "s3t.plan", "s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store"),
-    *("s3t.selection", "s3t.facts", "s3t.refreshing", "s3t.damage"),
+    *("s3t.selection", "s3t.facts", "s3t.refreshing", "s3t.damage", "s3t.resources"),
     *("s3t.runs", "s3t.requests", "s3t.status", "s3t.describing", "s3t.system", "s3t.method"),
     *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.model_card", "s3t.exporting", "s3t.tuning"),
     *("s3t.replies", "s3t.service"),
@@ -83,7 +85,7 @@ OPENS_SYSTEMS = {
     "verify.laboratory": (*SYSTEM, "s3t.building"),
     "verify.leaks": ("s3t", "baselines"),
     "verify.small": (*SYSTEM, "baselines"),
-    "verify.crashes": (*SYSTEM, "s3t.method", "s3t.exporting", "s3t.cli.attest"),
+    "verify.crashes": (*SYSTEM, "s3t.method", "s3t.exporting", "s3t.cli.attest", "s3t.resources"),
     "verify.ordering": ("s3t.orders",),
     "verify.fuzz_targets": ("s3t",),
 }
