@@ -15,11 +15,9 @@ from s3t.errors import DivergedError, IsolationError, RunError
 from s3t.executors import Executor, WorkerLost, hire
 from s3t.graph import Node
 from s3t.ledger import Superseded
+from s3t.placing import AHEAD, Homes, ready
 from s3t.runs import ACTIVATIONS
 from s3t.training import Trained
-
-AHEAD = 2
-"""Assignments that a worker has at most: the one it works on and the next."""
 
 
 def train_missing(builder: Builder, lost: set[Node], progress: Progress | None, *, down: bool) -> Cost:
@@ -30,29 +28,10 @@ def train_missing(builder: Builder, lost: set[Node], progress: Progress | None, 
     """
     if builder.numerics.together > 1:
         return _in_groups(builder, lost, progress, down)
-    roots = sorted({(node.shard, node.prefix[0]) for node in builder.facts.missing(lost)})
-    shards = sorted({shard for shard, _ in roots})
-    number = min(builder.resources.workers, len(roots))
-    if number < 2 and not (number and builder.resources.executor == "ray"):
+    homes = Homes.among(builder.facts.missing(lost), builder.resources.workers)
+    if homes.number < 2 and not (homes.number and builder.resources.executor == "ray"):
         return _in_turn(builder, lost, progress, down)
-    return _together(builder, lost, progress, down, Homes(number, by_shard=len(shards) >= number))
-
-
-class Homes:
-    """Which worker trains a chain: whole shards together, for a worker takes a slice's rows through the frozen prefix once.
-
-    ``by_shard`` false, where there are fewer shards than workers: chains with the same first slice together.
-    """
-
-    def __init__(self, number: int, *, by_shard: bool) -> None:
-        self.number = number
-        self._by_shard = by_shard
-        self._of: dict[tuple[int, ...], int] = {}
-
-    def of(self, node: Node) -> int:
-        """Return the worker of a node, also of one that a deletion made missing while the build ran."""
-        chain = (node.shard,) if self._by_shard else (node.shard, node.prefix[0])
-        return self._of.setdefault(chain, len(self._of) % self.number)
+    return _together(builder, lost, progress, down, homes)
 
 
 def _in_turn(builder: Builder, lost: set[Node], progress: Progress | None, down: bool) -> Cost:
@@ -74,10 +53,10 @@ def _in_turn(builder: Builder, lost: set[Node], progress: Progress | None, down:
 def _in_groups(builder: Builder, lost: set[Node], progress: Progress | None, down: bool) -> Cost:
     total, done, failure = Cost(), 0, None
     while missing := builder.facts.missing(lost):
-        ready = _ready(missing, set())
-        stage = min(len(node.prefix) for node in ready)
+        there = ready(missing, ())
+        stage = min(len(node.prefix) for node in there)
         jobs: list[Job] = []
-        for node in [node for node in ready if len(node.prefix) == stage][: builder.numerics.together]:
+        for node in [node for node in there if len(node.prefix) == stage][: builder.numerics.together]:
             with _overtaken(builder):
                 jobs.append(builder.take(node))
         results: list[Trained | DivergedError] = []
@@ -117,7 +96,7 @@ def _together(
         try:
             while True:
                 missing = builder.facts.missing(lost)
-                for node in _ready(missing, handed.nodes()):
+                for node in ready(missing, handed.nodes()):
                     if handed.waiting(node) < AHEAD:
                         with _overtaken(builder):
                             handed.over(*builder.prepare(node))
@@ -188,12 +167,6 @@ class _Handed:
                 "finished is kept: try fewer workers"
             ) from error
         self._workers.replace(place)
-
-
-def _ready(missing: list[Node], busy: set[Node]) -> list[Node]:
-    """Return the missing nodes whose parent is there and that no worker has yet."""
-    waiting = set(missing)
-    return [node for node in missing if node not in busy and node.parent not in waiting]
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from s3t.executors.processes import Processes
 from s3t.graph import Node
 from s3t.ledger import Superseded
 from s3t.partition import slot
+from s3t.placing import Homes
 from s3t.records import Layout, Recipe, Record
 from s3t.resources import Resources
-from s3t.scheduling import Homes
 from s3t.system import System
 
 RECORDS = [Record(f"r{i:02d}", {"text": f"the cat {'sat ' * (i % 3)}on {i}"}, i % 2) for i in range(24)]
