@@ -82,9 +82,9 @@ def erase(run: Run, dropped: set[str]) -> None:
     """
     _erase_rows(run)
     run.nodes.erase(dropped)
-    if run.has_activations():
+    if run.has_scratch():
         with suppress(BusyError), run.building():
-            run.erase_activations()
+            run.erase_scratch()
 
 
 def erase_leftovers(run: Run, facts: Facts) -> None:
@@ -101,7 +101,7 @@ def sweep(run: Run, facts: Facts) -> None:
     """Erase every folder below the store that no surviving node owns. Only under the build lock."""
     facts.update()
     run.nodes.erase(run.nodes.keys() - facts.live_keys())
-    run.erase_activations()
+    run.erase_scratch()
 
 
 def _erase_rows(run: Run) -> None:

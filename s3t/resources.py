@@ -18,7 +18,8 @@ class Resources:
     ``cache_gb``: gigabytes (10^9 bytes) of the fast engine's activations in memory, of all workers together; the rest goes to
     files. ``workers``: how many train nodes at once; 1 of ``processes`` is this process itself. ``executor``: where they are.
     ``threads`` of each worker; None: its share of this process's. ``address`` of a Ray cluster; None starts one here.
-    ``gpus``: share of a GPU for each of Ray's workers. ``retries``: how often a node is handed out again after its worker died.
+    ``gpus``: share of a GPU for each of Ray's workers. ``exchange``: a shared store (any fsspec path) by which workers' tensors
+    travel; None: with the call. ``retries``: how often a node is handed out again after its worker died.
 
     None can change what is trained, except that bits depend on the machine and its threads, as everywhere. Raises RecipeError
     for a value out of range, and for one that means nothing to the executor.
@@ -30,6 +31,7 @@ class Resources:
     threads: int | None = None
     address: str | None = None
     gpus: float = 0.0
+    exchange: str | None = None
     retries: int = 2
 
     def __post_init__(self) -> None:
@@ -49,8 +51,9 @@ class Resources:
             raise RecipeError(f"gpus={self.gpus!r} is not possible: give a share of a GPU from 0 on, such as 0.25")
         if self.executor != "ray" and (self.address is not None or self.gpus):
             raise RecipeError("address and gpus are for Ray; give executor=ray, or leave them out")
-        if self.threads is not None and not self.spread:
-            raise RecipeError("threads are those of each worker; give more than one, or set OMP_NUM_THREADS")
+        for name in ("threads", "exchange"):
+            if getattr(self, name) is not None and not self.spread:
+                raise RecipeError(f"{name}={getattr(self, name)!r} is for workers; give more than one, or leave it out")
 
     @property
     def spread(self) -> bool:

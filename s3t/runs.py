@@ -20,6 +20,7 @@ from s3t.damage import Damage
 from s3t.digests import key_commitment, merkle_root
 from s3t.durable import make_folder, sync_folder, write_synced
 from s3t.errors import BusyError, RunError, S3TError
+from s3t.exchange import NOTE, erase_leftover
 from s3t.graph import FORMAT
 from s3t.ledger import Ledger
 from s3t.partition import KEY_BYTES
@@ -115,14 +116,18 @@ class Run:
         finally:
             os.close(handle)
 
-    def has_activations(self) -> bool:
-        """Say whether a build is keeping activations of rows on disk, or left some."""
-        return (self.path / ACTIVATIONS).exists()
+    def has_scratch(self) -> bool:
+        """Say whether a build is keeping activations of rows on disk, or tensors in an exchange, or left some."""
+        return (self.path / ACTIVATIONS).exists() or (self.path / NOTE).exists()
 
-    def erase_activations(self) -> None:
-        """Erase what a build kept of rows on disk, durably. Only under the build lock."""
-        if self.has_activations():
+    def erase_scratch(self) -> None:
+        """Erase what a build kept of rows on disk, and what it left in an exchange, durably. Only under the build lock.
+
+        RunError if the exchange cannot be reached now; the next to open the run tries again.
+        """
+        if self.has_scratch():
             shutil.rmtree(self.path / ACTIVATIONS, ignore_errors=True)
+            erase_leftover(self.path)
             sync_folder(self.path)
 
 

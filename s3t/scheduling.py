@@ -16,7 +16,6 @@ from s3t.executors import Executor, WorkerLost, hire
 from s3t.graph import Node
 from s3t.ledger import Superseded
 from s3t.placing import AHEAD, Homes, ready
-from s3t.runs import ACTIVATIONS
 from s3t.training import Trained
 
 
@@ -89,8 +88,7 @@ def _together(
 ) -> Cost:
     total, done = Cost(), 0
     own, resources = builder.environment, builder.resources
-    where = builder.run.path / ACTIVATIONS
-    with hire(resources, builder.backbone, builder.run.config.kernel, homes.number, where) as workers:
+    with hire(resources, builder.backbone, builder.run.config.kernel, homes.number, builder.run.path) as workers:
         builder.environment = workers.environment
         handed = _Handed(workers, homes, resources.retries)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s3t import runs
+from s3t import exchange, runs
 from s3t.contract import Cost
 from s3t.facts import Facts
 from s3t.records import Layout
@@ -19,7 +19,7 @@ class Status:
 
     ``damaged``: nodes that were found to be damaged, by name with the reason; what serves is told without them, and they are
     missing. ``orders``: the rule that chose them; ``design``: how blocks lie.
-    ``stores``: every place below the run folder where data or what was trained on it is kept.
+    ``stores``: every place below the run folder where data or what was trained on it is kept, and a build's exchange.
     """
 
     method: str
@@ -73,5 +73,5 @@ def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
         damaged=run.damage.told(facts),
         bytes=run.nodes.bytes(),
         cost=facts.cost,
-        stores=(runs.LEDGER, CONTENTS, INDEX, f"{runs.NODES}/", f"{runs.ACTIVATIONS}/"),
+        stores=(runs.LEDGER, CONTENTS, INDEX, f"{runs.NODES}/", f"{runs.ACTIVATIONS}/", *exchange.noted(run.path)),
     )

@@ -21,6 +21,7 @@ HEAVY = ("torch", "peft", "transformers", "datasets", "accelerate")
 # A module of s3t may import those of its own level and of the levels before it.
 LEVELS = (
     ("s3t.errors", "s3t.reading", "s3t.durable"),
+    ("s3t.exchange",),
     ("s3t.answers",),
     ("s3t.records",),
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics", "s3t.replies"),

@@ -25,7 +25,8 @@ from s3t.resources import Resources
         ({"executor": "ray", "gpus": float("nan")}, "gpus=nan"),
         ({"workers": 2, "gpus": 0.5}, "address and gpus are for Ray; give executor=ray"),
         ({"address": "auto"}, "address and gpus are for Ray"),
-        ({"threads": 2}, "threads are those of each worker"),
+        ({"threads": 2}, "threads=2 is for workers; give more than one"),
+        ({"exchange": "file:///x"}, "exchange='file:///x' is for workers"),
     ],
 )
 def test_impossible_resources(given: dict[str, Any], message: str) -> None:

@@ -134,6 +134,6 @@ def test_activations_that_were_erased_do_not_come_back(path: Path, tmp_path: Pat
     (path / runs.ACTIVATIONS / "000").write_bytes(b"1")
     (tmp_path / "said").write_bytes(b"")
     run = runs.open_run(path)
-    cuts = power.recorded(run.erase_activations, path, tmp_path / "said")
+    cuts = power.recorded(run.erase_scratch, path, tmp_path / "said")
     run.close()
     assert [f"{runs.ACTIVATIONS}/000" in power.disk(cut) for cut in (cuts[0], cuts[-1])] == [True, False]

@@ -31,6 +31,7 @@ from s3t.cli.options import (
     ChoiceColumns,
     Classes,
     Data,
+    ExchangePath,
     Executor,
     FreshHead,
     Gpus,
@@ -148,6 +149,7 @@ def train(
     threads: Threads = None,
     address: Address = None,
     gpus: Gpus = 0.0,
+    exchange: ExchangePath = None,
     text: TextColumn = None,
     answer: AnswerColumn = None,
     image: ImageColumn = None,
@@ -165,7 +167,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a new run, or continue an interrupted one (the same command)."""
-    resources = Resources(cache_gb, workers, executor, threads, address, gpus)
+    resources = Resources(cache_gb, workers, executor, threads, address, gpus, exchange)
     layout = choose_layout(method, {"shards": shards, "slices": slices, "budget": budget})
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
     chosen = choose_recipe(
@@ -237,12 +239,13 @@ def refresh(
     threads: Threads = None,
     address: Address = None,
     gpus: Gpus = 0.0,
+    exchange: ExchangePath = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild what deletions dropped, on the retained records alone."""
     from s3t.system import System
 
-    resources = Resources(cache_gb, workers, executor, threads, address, gpus)
+    resources = Resources(cache_gb, workers, executor, threads, address, gpus, exchange)
     with closing(System.open(run, resources=resources)) as system, progress_bar() as progress:
         cost = system.refresh(progress)
     print_result(as_json, {"run": str(run), "cost": asdict(cost)}, f"refreshed {run}: {spent(cost)}")

@@ -48,3 +48,9 @@ Executor = Annotated[str, typer.Option(help="Where workers are: processes (of th
 Threads = Annotated[int | None, typer.Option(help="Threads of each worker (this process's, shared out).")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster: auto or HOST:PORT (starts one here).")]
 Gpus = Annotated[float, typer.Option(help="Share of a GPU for each of Ray's workers, such as 0.25.")]
+ExchangePath = Annotated[
+    str | None,
+    typer.Option(
+        "--exchange", metavar="URL", help="Shared store for workers' tensors: any fsspec path (with the calls)."
+    ),
+]

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from s3t.assignments import Assignment
 from s3t.errors import RunError
+from s3t.executors.channels import Channel
 from s3t.executors.station import VERSION, Kit, pack, received
 from s3t.training import Trained
 
@@ -29,8 +30,9 @@ class Executor(ABC):
     losses: tuple[type[Exception], ...]
     """What is raised when a worker is gone."""
 
-    def __init__(self, kits: Sequence[Kit]) -> None:
+    def __init__(self, kits: Sequence[Kit], by: Channel) -> None:
         self._kits = kits
+        self._channel = by
         self.number = len(kits)
         self._alike: dict[str, Any] = {}
 
@@ -56,13 +58,13 @@ class Executor(ABC):
     def submit(self, place: int, given: Assignment) -> Future[Any]:
         """Hand an assignment to the worker at ``place``; its result goes through :meth:`outcome`. WorkerLost if it is gone."""
         with self._told():
-            return self._call(place, "work", pack(given))
+            return self._call(place, "work", pack(given, self._channel))
 
     def outcome(self, future: Future[Any]) -> Trained:
         """Return a finished assignment's outcome, or raise what it raised. WorkerLost if its worker is gone."""
         with self._told():
             done = future.result()
-        return received(done)
+        return received(done, self._channel)
 
     def replace(self, place: int) -> None:
         """Put a new worker in the place of one that is gone. RunError if it is another kind of machine."""

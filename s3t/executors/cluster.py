@@ -18,6 +18,7 @@ from typing import Any
 
 from s3t.errors import RunError
 from s3t.executors.base import Executor
+from s3t.executors.channels import Channel
 from s3t.executors.station import Kit, Station
 
 STORE_BYTES = 256 * 2**20
@@ -35,8 +36,8 @@ class Cluster(Executor):
     ask for.
     """
 
-    def __init__(self, kits: Sequence[Kit], address: str | None, gpus: float) -> None:
-        super().__init__(kits)
+    def __init__(self, kits: Sequence[Kit], by: Channel, address: str | None, gpus: float) -> None:
+        super().__init__(kits, by)
         try:
             import ray
         except ImportError as error:

@@ -11,6 +11,7 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 from s3t.executors.base import Executor
+from s3t.executors.channels import Channel
 from s3t.executors.station import Kit, Station
 
 
@@ -19,8 +20,8 @@ class Processes(Executor):
 
     losses = (BrokenProcessPool,)
 
-    def __init__(self, kits: Sequence[Kit]) -> None:
-        super().__init__(kits)
+    def __init__(self, kits: Sequence[Kit], by: Channel) -> None:
+        super().__init__(kits, by)
         self._pools: dict[int, ProcessPoolExecutor] = {}
 
     def close(self) -> None:

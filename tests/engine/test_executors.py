@@ -20,8 +20,11 @@ from s3t.backbone import Backbone
 from s3t.blocks import ModelState
 from s3t.building import Builder
 from s3t.errors import RunError, S3TError
-from s3t.executors import Executor, hire
+from s3t.exchange import NOTE
+from s3t.executors import Executor
+from s3t.executors.channels import Direct
 from s3t.executors.processes import Processes
+from s3t.executors.station import Kit
 from s3t.graph import Node
 from s3t.ledger import Superseded
 from s3t.partition import slot
@@ -230,12 +233,47 @@ def test_a_node_that_always_takes_its_worker_along(
     assert system.fit(RECORDS).nodes == len(_files(system)) - kept
 
 
-def test_workers_that_are_not_alike(tmp_path: Path, tiny: Backbone) -> None:
+def test_workers_that_are_not_alike(tiny: Backbone) -> None:
     """Bits depend on the machine: a build's workers compute alike or it does not begin."""
-    executor = hire(TWO, tiny, "2", 2, tmp_path)
-    executor._kits = [executor._kits[0], dataclasses.replace(executor._kits[1], threads=3)]
+    kit = Kit(tiny.name, tiny.digest, "2", "cpu", 1, 0, None)
     with pytest.raises(RunError, match=r"worker 1 computes otherwise than the others \(threads: 1 and 3\)"):
-        executor.__enter__()
+        Processes([kit, dataclasses.replace(kit, threads=3)], Direct()).__enter__()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_an_exchange_changes_nothing_and_is_empty_afterwards(tmp_path: Path, tiny: Backbone, executor: str) -> None:
+    place = tmp_path / "place"
+    resources = Resources(workers=2, executor=executor, exchange=place.as_uri())
+    alone = _system(tmp_path / "alone", tiny, engine="fast")
+    together = _system(tmp_path / "together", tiny, engine="fast", resources=resources)
+    left: list[int] = []
+
+    def watch(*at: Any) -> None:
+        if at[-1] != "done":
+            left.append(sum(path.is_file() for path in place.rglob("*")))
+            assert together.status().stores[-1].startswith(place.as_uri())
+
+    together.fit(RECORDS, watch)
+    alone.fit(RECORDS)
+    assert _files(alone) == _files(together)
+    assert max(left) > 2 and not any(place.rglob("*"))
+    assert place.as_uri() not in str(together.status().stores) and not (tmp_path / "together" / NOTE).exists()
+
+
+@pytest.mark.slow
+def test_an_exchange_that_went_away(tmp_path: Path, tiny: Backbone) -> None:
+    """Its contents, while workers train: one clear error, and nothing of the run is lost."""
+    place = tmp_path / "place"
+    system = _system(tmp_path / "run", tiny, resources=dataclasses.replace(TWO, exchange=place.as_uri()))
+
+    def gone(*_: Any) -> None:
+        for file in place.rglob("*"):
+            file.is_file() and file.unlink()
+
+    with pytest.raises(RunError, match=r"the exchange at file:.*cannot be read .*check it"):
+        system.fit(RECORDS, gone)
+    assert _system(tmp_path / "run", tiny).fit(RECORDS).nodes > 0
 
 
 def test_ray_that_is_not_there(tmp_path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
