@@ -349,10 +349,8 @@ def test_models_that_predict_no_text_are_not_packed(alpaca: Path, tmp_path: Path
     stages = s3t_plan(Layout(1, 2, 1), recipe, 6).stages[:1]
     with pytest.raises(RecipeError, match=message):
         train_node(tiny, Task(stages, None, rows, [[0]], recipe, Seeds(1, 2, 3), 2))
-    with pytest.raises(
-        RecipeError, match="the fast engine trains classes and numbers, not texts; use engine=reference"
-    ):
-        plan = s3t_plan(Layout(1, 2, 1), recipe, 4)
+    plan = s3t_plan(Layout(1, 2, 1), recipe, 4)
+    with pytest.raises(RecipeError, match="the fast engine trains classes and numbers, not texts"):
         System.create(tmp_path / "c", plan, recipe, model=base("llama"), classes=TEXT, engine="fast")
     said = refused("train", tmp_path / "d", "--data", alpaca, "--model", "tiny-llama", "--recipe", "packing=yes")
     assert "packing='yes' is neither true nor false; give one of them" in said
@@ -361,14 +359,9 @@ def test_models_that_predict_no_text_are_not_packed(alpaca: Path, tmp_path: Path
 
 def test_layers_that_see_less_than_a_record_are_not_packed() -> None:
     """One mask goes to all layers, so windows of some would be lost."""
-    size: dict[str, Any] = {
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "intermediate_size": 16,
-    }
-    narrow = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=512, num_hidden_layers=2, **size, **narrow)).model
+    size = {"hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16}
+    given: dict[str, Any] = {**size, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=512, num_hidden_layers=2, **given)).model
     windowed = dataclasses.replace(base("qwen2"), model=model)
     with pytest.raises(
         RecipeError, match="some of 'lm:tiny-qwen2' see 16 tokens; leave it out, or give max_length=16 at most"
