@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from s3t.engine.mode import Resources
+from s3t.resources import Resources
 
 if TYPE_CHECKING:
     from torch import Tensor

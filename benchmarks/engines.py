@@ -22,9 +22,9 @@ from benchmarks.life import accuracy
 from benchmarks.metering import Meter, Usage
 from benchmarks.workbench import describe, slot_key
 from s3t.backbone import Backbone
-from s3t.engine.mode import Resources
 from s3t.plan import s3t_plan
 from s3t.records import Dataset, Layout, Recipe
+from s3t.resources import Resources
 
 if TYPE_CHECKING:
     from baselines.stock.options import Options

@@ -257,6 +257,7 @@ PROFILES["vision"] = replace(
         "retrain-lora": replace(_VISION, lr=2e-3),
         "sisa-lora": _VISION_SISA,
         "sisa-lora-lazy": _VISION_SISA,
+        "retrain-full": replace(FULL, lr=3e-5),
     },
 )
 PROFILES["paper"] = replace(PROFILES["quick"], name="paper")

@@ -27,13 +27,14 @@ from s3t.building import Builder
 from s3t.describing import describe
 from s3t.engine import lora
 from s3t.engine.encoder import Encoder
-from s3t.engine.mode import Mode, Resources
+from s3t.engine.mode import Mode
 from s3t.engine.numerics import Numerics, Served
 from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.partition import slot
 from s3t.plan import Plan, s3t_plan
 from s3t.records import Inputs, Layout, Recipe, Record
+from s3t.resources import Resources
 from s3t.rows import StoredRow
 from s3t.runs import Run
 from s3t.serving import Serving

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
+from baselines.methods import make_plan
 from benchmarks.refreshes import SERVED, as_rows
 from benchmarks.workbench import Workbench
-from s3t import runs
 from s3t.capacity import Estimate
-from s3t.planner.lives import Setting, measured, simulate_lives, untouched
+from s3t.planner.lives import Setting, simulate_lives, untouched
 from s3t.refreshing import NEVER, Policy
 
 RECORDS, RATES, YEARS, LIVES = 100_000, (1.0, 10.0), 2.0, 20
@@ -27,15 +26,10 @@ def test_lives(benchmark: Any, bench: Workbench) -> None:
     about: dict[str, Any] = {"question": "refresh", "model": profile.model, "data": profile.data[0]}
     shape = {"method": "s3t", "budget": budget, "shards": layout.shards, "slices": layout.slices}
     with bench.answering(metric=SERVED, **about, **shape):
-        system = bench.trained("s3t", budget, profile.data[0], profile.seeds[0])
-        plan = (
-            system.config.plan if system.config.plan.layout.budget == budget else system.config.plan.with_budget(budget)
-        )
-        system.close()
-        with closing(runs.open_run(system.path)) as run:
-            costs = [(len(entry.body["prefix"]), entry.body["cost"]) for entry in run.ledger.entries("train")]
+        stages = bench.stage_seconds(budget)
+        plan = make_plan("s3t", layout, profile.recipe("s3t"), bench.backbone.layers)
         names = ["never", "when-dead", *(f"below:{k}" for k in range(2, layout.slices + 1)), "every:1d", "every:30d"]
-        cases = [(Setting(plan, RECORDS, rate, years, measured(costs)), name) for rate in rates for name in names]
+        cases = [(Setting(plan, RECORDS, rate, years, stages), name) for rate in rates for name in names]
         found: list[dict[str, Estimate]] = []
 
         def play() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,11 @@ from benchmarks.profiles import Profile
 from benchmarks.rows import Row, RowSet, header, rewrite, write
 from benchmarks.synthetic import synthetic
 from s3t import data as sources
+from s3t import runs
 from s3t.backbone import Backbone, load
 from s3t.design import Design
 from s3t.engine.mode import Mode, choose
+from s3t.planner.lives import measured
 from s3t.records import Dataset, Layout, Recipe
 from s3t.system import System
 
@@ -88,6 +90,13 @@ class Workbench:
         system = System.open(home, self.backbone)
         system.extend(budget)
         return system
+
+    def stage_seconds(self, budget: int) -> dict[int, float]:
+        """Return the seconds of a record pass by a stage's number, measured on an S3T run of this session with ``budget``."""
+        system = self.trained("s3t", budget, self.profile.data[0], self.profile.seeds[0])
+        system.close()
+        with closing(runs.open_run(system.path)) as run:
+            return measured((len(entry.body["prefix"]), entry.body["cost"]) for entry in run.ledger.entries("train"))
 
     def fresh(self, folder: Path, method: str, budget: int, data: str, seed: int) -> System:
         """Return a system that is described but not fitted."""

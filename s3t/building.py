@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from s3t.answers import target
+from s3t.assignments import Assignment, perform, perform_together
 from s3t.backbone import Backbone, environment
 from s3t.blocks import ModelState, config_bytes
 from s3t.contract import Cost, Progress
 from s3t.digests import tensors_digest
 from s3t.engine.activations import Activations
-from s3t.engine.mode import Resources
 from s3t.engine.numerics import Numerics
 from s3t.errors import DamageError, DivergedError
 from s3t.facts import Facts
@@ -27,12 +27,12 @@ from s3t.partition import slot, tag
 from s3t.plan import Plan, Stage
 from s3t.records import canonical_json, sha256
 from s3t.requests import sweep
+from s3t.resources import Resources
 from s3t.rows import ObservedRows, StoredRow
 from s3t.runs import ACTIVATIONS, Run
 from s3t.selection import Chain, TrainedNode
 from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
 from s3t.training import Row, Seeds, Task, Trained
-from s3t.workers import Assignment, perform, perform_together
 
 
 @dataclass(frozen=True)

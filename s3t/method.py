@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from s3t.describing import base_model, describe
 from s3t.design import PAPER, Design
-from s3t.engine.mode import Resources, choose
+from s3t.engine.mode import choose
 from s3t.orders import Rule
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
+from s3t.resources import Resources
 from s3t.system import Evaluation, System
 
 if TYPE_CHECKING:

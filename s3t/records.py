@@ -24,7 +24,6 @@ Inputs = Mapping[str, str | bytes]
 Order = tuple[int, ...]
 """A permutation of the slices 0..L-1 of a shard (the paper says "sequence")."""
 
-
 SEPARATOR = "\x1f"
 """Between the group and the rest of a grouped record's id: the unit separator of ASCII."""
 
@@ -275,7 +274,7 @@ class Recipe(Checked):
                 raise RecipeError(f"{name}={getattr(self, name)!r} is neither true nor false; give one of them")
         if not (isinstance(self.targets, tuple) and all(isinstance(name, str) and name for name in self.targets)):
             raise RecipeError(f"targets={self.targets!r} are no names of modules; give a list of them, or none")
-        for name, known in _RECIPE_WORDS:
+        for name, known in (("adapter", ADAPTERS), ("ensemble", ENSEMBLES)):
             value = getattr(self, name)
             if value not in known:
                 raise RecipeError(f"{name}={value!r} is unknown{did_you_mean(value, known)}; choose from {known}")
@@ -283,7 +282,8 @@ class Recipe(Checked):
             raise RecipeError("adapter='ia3' has no rslora, dora or dropout; leave them out")
 
 
-_RECIPE_WORDS = (("adapter", ("lora", "ia3")), ("ensemble", ("mean-logits", "mean-probabilities", "vote")))
+ADAPTERS = ("lora", "ia3")
+ENSEMBLES = ("mean-logits", "mean-probabilities", "vote")
 _RECIPE_BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("rank", 1, 1024),
     ("alpha", 1e-6, 1e6),

@@ -18,12 +18,13 @@ from s3t import requests, runs
 from s3t.contract import Claim, Cost, Progress, Provenance, Receipt, Slot
 from s3t.damage import Damage
 from s3t.describing import base_model, check_model, check_records, check_slots, describe, open_same
-from s3t.engine.mode import Resources, choose
+from s3t.engine.mode import choose
 from s3t.errors import RunError
 from s3t.facts import Facts
 from s3t.partition import KEY_BYTES
 from s3t.plan import Plan
 from s3t.records import Inputs, Recipe, Record
+from s3t.resources import Resources
 from s3t.runs import Run, RunConfig
 from s3t.status import Status, describe_status, offline
 
@@ -87,14 +88,13 @@ class System:
         """Describe a system with ``plan``; nothing is written before :meth:`fit`.
 
         ``key``: the secret slot key (32 bytes), random by default. ``evaluation``: never-deletable validation and test
-        records kept with the run. ``engine``, ``precision``, ``resources``: see :mod:`s3t.engine.mode`. Raises ModelError
-        for a model that is unknown or that the engine cannot run, LayoutError if the plan's layers do not fit it.
+        records kept with the run. ModelError for a model unknown or unfit for the engine, LayoutError for a plan unfit for it.
         """
         backbone = base_model(model, classes)
         about = {"name": data, "source": source, "digest": digest, "classes": list(classes)}
         config = describe(plan, recipe, backbone, about, seed, choose(engine, precision))
-        options: Any = {"key": key, "evaluation": evaluation, "allow_empty": allow_empty, "resources": resources}
-        return System(run, config, backbone=backbone, **options)
+        options: Any = {"key": key, "evaluation": evaluation, "allow_empty": allow_empty, "backbone": backbone}
+        return System(run, config, resources=resources, **options)
 
     @staticmethod
     def open(

@@ -23,13 +23,17 @@ from s3t.cli.exporting import check_export, export
 from s3t.cli.inputs import LAYOUT, choose_design, choose_layout, choose_recipe, choose_rule, read_dataset
 from s3t.cli.judging import judge
 from s3t.cli.options import (
+    Address,
     AnswerColumn,
     BlockLayers,
     BottomUp,
+    CacheGb,
     ChoiceColumns,
     Classes,
     Data,
+    Executor,
     FreshHead,
+    Gpus,
     GroupColumn,
     IdColumn,
     ImageColumn,
@@ -41,7 +45,9 @@ from s3t.cli.options import (
     Run,
     Test,
     TextColumn,
+    Threads,
     Validation,
+    Workers,
 )
 from s3t.cli.output import plain, print_result, progress_bar, spent, warnings_shown
 from s3t.cli.planning import plan
@@ -49,9 +55,9 @@ from s3t.cli.predicting import predict
 from s3t.cli.records import duplicates, report_before_training
 from s3t.cli.serving import serve
 from s3t.cli.tuning import tune
-from s3t.engine.mode import Resources
 from s3t.errors import S3TError
 from s3t.orders.rule import HORIZON, RULES
+from s3t.resources import Resources
 
 REFUSED_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 """What the system says of paths that are not usable, whoever asked for them."""
@@ -84,13 +90,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-CacheGb = Annotated[
-    float, typer.Option(help="Fast engine: gigabytes of activations in memory; the rest goes to files.")
-]
-Workers = Annotated[
-    int, typer.Option(help="Processes that train at the same time, each with its share of the threads.")
-]
 
 
 def main() -> None:
@@ -145,6 +144,10 @@ def train(
     precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: what is fast here.")] = "auto",
     cache_gb: CacheGb = 2.0,
     workers: Workers = 1,
+    executor: Executor = "processes",
+    threads: Threads = None,
+    address: Address = None,
+    gpus: Gpus = 0.0,
     text: TextColumn = None,
     answer: AnswerColumn = None,
     image: ImageColumn = None,
@@ -162,6 +165,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a new run, or continue an interrupted one (the same command)."""
+    resources = Resources(cache_gb, workers, executor, threads, address, gpus)
     layout = choose_layout(method, {"shards": shards, "slices": slices, "budget": budget})
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
     chosen = choose_recipe(
@@ -198,7 +202,7 @@ def train(
         allow_empty=allow_empty,
         engine=engine,
         precision=precision,
-        resources=Resources(cache_gb, workers),
+        resources=resources,
     )
     found = None
     if key is not None and copies:
@@ -225,11 +229,21 @@ app.command()(serve)
 
 
 @app.command()
-def refresh(run: Run, cache_gb: CacheGb = 2.0, workers: Workers = 1, as_json: Json = False) -> None:
+def refresh(
+    run: Run,
+    cache_gb: CacheGb = 2.0,
+    workers: Workers = 1,
+    executor: Executor = "processes",
+    threads: Threads = None,
+    address: Address = None,
+    gpus: Gpus = 0.0,
+    as_json: Json = False,
+) -> None:
     """Rebuild what deletions dropped, on the retained records alone."""
     from s3t.system import System
 
-    with closing(System.open(run, resources=Resources(cache_gb, workers))) as system, progress_bar() as progress:
+    resources = Resources(cache_gb, workers, executor, threads, address, gpus)
+    with closing(System.open(run, resources=resources)) as system, progress_bar() as progress:
         cost = system.refresh(progress)
     print_result(as_json, {"run": str(run), "cost": asdict(cost)}, f"refreshed {run}: {spent(cost)}")
 

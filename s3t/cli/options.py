@@ -40,3 +40,11 @@ Limit = Annotated[
     str | None,
     typer.Option(metavar="TRAIN[,VALIDATION,TEST]", help="Fixed subsets: so many training records, or of each split."),
 ]
+CacheGb = Annotated[
+    float, typer.Option(help="Fast engine: gigabytes of activations in memory; the rest goes to files.")
+]
+Workers = Annotated[int, typer.Option(help="How many train nodes at the same time; 1: this process does.")]
+Executor = Annotated[str, typer.Option(help="Where workers are: processes (of this machine) or ray.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of each worker (this process's, shared out).")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster: auto or HOST:PORT (starts one here).")]
+Gpus = Annotated[float, typer.Option(help="Share of a GPU for each of Ray's workers, such as 0.25.")]

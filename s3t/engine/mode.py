@@ -85,30 +85,6 @@ FOR_IMAGES = tuple(Mode("fast", precision, form) for form in FORMS for precision
 """The modes for models whose records are all of one length."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a build may use. ``cache_gb``: gigabytes (10^9 bytes) of the fast engine's activations in memory, the rest goes to
-    files; ``workers``: processes that train nodes at the same time, each with its share of the threads.
-
-    Neither can change what is trained, except that bits depend on the number of threads, as everywhere. Raises RecipeError
-    for a negative budget or less than one worker.
-    """
-
-    cache_gb: float = 2.0
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.cache_gb < float("inf"):
-            raise RecipeError(f"cache_gb={self.cache_gb} is not possible: give gigabytes from 0 on")
-        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
-            raise RecipeError(f"workers={self.workers!r} is not possible: give a whole number of at least 1")
-
-    def check(self, kernel: str) -> None:
-        """RecipeError if nodes of this kernel are not trained by several workers."""
-        if self.workers > 1 and (mode := Mode.of(kernel)) and mode.form == "grouped":
-            raise RecipeError(f"engine=grouped trains nodes together in one process; leave out workers={self.workers}")
-
-
 def choose(engine: str, precision: str) -> Mode:
     """Return the mode for an engine and a precision; ``auto``: bfloat16 for the fast engine where the machine has units
     for it (AMX or AVX-512 BF16, or a GPU of compute capability 8 or more), else float32. RecipeError for an unknown word.

@@ -7,7 +7,7 @@ import torch
 
 from s3t.backbone import environment
 from s3t.engine import mode
-from s3t.engine.mode import FOR_IMAGES, FORMS, MODES, Form, Mode, Resources, choose
+from s3t.engine.mode import FOR_IMAGES, FORMS, MODES, Form, Mode, choose
 from s3t.errors import RecipeError
 
 
@@ -43,13 +43,6 @@ def test_forms_are_of_the_fast_engine(form: Form) -> None:
         Mode("reference", "float32", form)
 
 
-def test_groups_have_no_workers() -> None:
-    Resources(workers=2).check("fast-2:float32:graphs")
-    Resources().check("fast-2:float32:grouped")
-    with pytest.raises(RecipeError, match="engine=grouped trains nodes together in one process; leave out workers=2"):
-        Resources(workers=2).check("fast-2:float32:grouped")
-
-
 @pytest.mark.parametrize(
     ("engine", "precision", "message"),
     [
@@ -61,12 +54,3 @@ def test_groups_have_no_workers() -> None:
 def test_wrong_words(engine: str, precision: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         choose(engine, precision)
-
-
-@pytest.mark.parametrize(
-    ("cache_gb", "workers", "message"),
-    [(-1.0, 1, "cache_gb=-1.0"), (float("nan"), 1, "cache_gb=nan"), (1.0, 0, "workers=0"), (1.0, 1.5, "workers=1.5")],
-)
-def test_impossible_resources(cache_gb: float, workers: int, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        Resources(cache_gb, workers)

@@ -20,10 +20,11 @@ from s3t import S3T, requests, runs
 from s3t.building import Builder
 from s3t.digests import tensors_digest
 from s3t.engine import activations
-from s3t.engine.mode import MODES, Mode, Resources
+from s3t.engine.mode import MODES, Mode
 from s3t.errors import BusyError, RunError
 from s3t.facts import Facts
 from s3t.records import Layout, Recipe, Record, sha256
+from s3t.resources import Resources
 from s3t.system import System
 from verify.audit import audit
 from verify.effort import Effort

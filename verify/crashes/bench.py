@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from s3t.engine.mode import Resources
 from s3t.records import Layout, Recipe, Record, grouped
+from s3t.resources import Resources
 from verify import derive
 from verify.evidence import read_evidence
 from verify.report import Verdict

@@ -1,10 +1,14 @@
-"""Workers: the same bits as alone on as many threads, a deletion that overtakes them, and errors that come through."""
+"""Executors: the same bits as alone on as many threads, a deletion that overtakes workers, workers that die, and errors that
+come through.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import signal
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,19 +19,21 @@ from s3t import S3T
 from s3t.backbone import Backbone
 from s3t.blocks import ModelState
 from s3t.building import Builder
-from s3t.engine.mode import Resources
 from s3t.errors import RunError, S3TError
+from s3t.executors import Executor, hire
+from s3t.executors.processes import Processes
 from s3t.graph import Node
 from s3t.ledger import Superseded
 from s3t.partition import slot
+from s3t.placing import Homes
 from s3t.records import Layout, Recipe, Record
-from s3t.scheduling import Homes
+from s3t.resources import Resources
 from s3t.system import System
-from s3t.workers import Workers
 
 RECORDS = [Record(f"r{i:02d}", {"text": f"the cat {'sat ' * (i % 3)}on {i}"}, i % 2) for i in range(24)]
 KEY = b"k" * 32
 TWO = Resources(workers=2)
+RAY = Resources(workers=2, executor="ray")
 
 
 def _system(folder: Path, backbone: Backbone, **how: Any) -> S3T:
@@ -43,10 +49,21 @@ def _files(system: System) -> dict[str, tuple[tuple[str, str], ...]]:
     return {node.name: tuple(sorted(fact.files.items())) for node, fact in facts.alive.items()}
 
 
-@pytest.mark.parametrize("engine", [pytest.param("reference", marks=pytest.mark.slow), "fast"])
-def test_the_same_nodes_as_alone(tmp_path: Path, tiny: Backbone, engine: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "resources"),
+    [
+        pytest.param("reference", TWO, marks=pytest.mark.slow),
+        ("fast", TWO),
+        pytest.param("reference", RAY, marks=pytest.mark.slow),
+        ("fast", RAY),
+        pytest.param("fast", Resources(executor="ray"), marks=pytest.mark.slow),
+    ],
+    ids=lambda value: f"{value.executor}-{value.workers}" if isinstance(value, Resources) else value,
+)
+def test_the_same_nodes_as_alone(tmp_path: Path, tiny: Backbone, engine: str, resources: Resources) -> None:
+    """In the process, by processes, and by a local Ray cluster: the same nodes, bit for bit, under the same keys."""
     alone = _system(tmp_path / "alone", tiny, engine=engine)
-    together = _system(tmp_path / "together", tiny, engine=engine, resources=TWO)
+    together = _system(tmp_path / "together", tiny, engine=engine, resources=resources)
     one, two = alone.fit(RECORDS), together.fit(RECORDS)
     assert _files(alone) == _files(together)
     assert (one.nodes, one.record_passes, one.optimizer_steps) == (two.nodes, two.record_passes, two.optimizer_steps)
@@ -148,27 +165,91 @@ def test_what_a_worker_raises_is_raised(tmp_path: Path, tiny: Backbone, monkeypa
 @pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_again(tmp_path: Path, tiny: Backbone) -> None:
     nameless = dataclasses.replace(tiny, name="no-such-model")
-    with pytest.raises(RunError, match=r"'no-such-model' cannot be loaded by a worker.*one worker"):
+    with pytest.raises(RunError, match=r"'no-such-model' cannot be loaded by a worker.*without workers"):
         _system(tmp_path / "a", nameless, resources=TWO).fit(RECORDS)
     changed = dataclasses.replace(tiny, digest="0" * 64)
-    with pytest.raises(RunError, match="is another one when it is loaded again"):
+    with pytest.raises(RunError, match="is another one when a worker loads it"):
         _system(tmp_path / "b", changed, resources=TWO).fit(RECORDS)
 
 
+@pytest.fixture
+def deaths(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
+    """Let the worker die that is handed a node, so many times in all; return the nodes that were lost and trained."""
+
+    def plan(times: int) -> list[str]:
+        told: list[str] = []
+        real, finish = Executor.submit, Builder.finish
+
+        def killed(self: Executor, place: int, given: Any) -> Any:
+            if sum(name.startswith("died") for name in told) < times and given.task.parent is not None:
+                told.append("died")
+                if isinstance(self, Processes):
+                    for process in list(self._pools[place]._processes.values()):
+                        with suppress(ProcessLookupError):
+                            os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+                else:
+                    self._ray.kill(self._actors[place])  # type: ignore[attr-defined]
+            return real(self, place, given)
+
+        def finished(self: Builder, job: Any, *rest: Any, **more: Any) -> Any:
+            told.append(job.node.name)
+            return finish(self, job, *rest, **more)
+
+        monkeypatch.setattr(Executor, "submit", killed)
+        monkeypatch.setattr(Builder, "finish", finished)
+        return told
+
+    return plan
+
+
+@pytest.mark.parametrize("resources", [TWO, pytest.param(RAY, marks=pytest.mark.slow)], ids=["processes", "ray"])
+def test_a_worker_that_dies_costs_one_node(
+    tmp_path: Path, tiny: Backbone, deaths: Callable[[int], list[str]], resources: Resources
+) -> None:
+    told = deaths(1)
+    system = _system(tmp_path / "run", tiny, engine="fast", resources=resources)
+    cost = system.fit(RECORDS)
+    assert told.count("died") == 1 and sorted(set(told) - {"died"}) == sorted(_files(system))
+    assert len(told) - 1 == cost.nodes == len(_files(system)), "each node was trained to its end exactly once"
+    alone = _system(tmp_path / "alone", tiny, engine="fast")
+    alone.fit(RECORDS)
+    assert _files(alone) == _files(system)
+
+
 @pytest.mark.slow
-def test_a_worker_that_dies(tmp_path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Workers.submit
-
-    def killed(self: Workers, worker: int, task: Any) -> Any:
-        future = real(self, worker, task)
-        for process in self._pools[worker]._processes.values():
-            with suppress(ProcessLookupError):  # the task before may have ended it already
-                os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
-        return future
-
-    monkeypatch.setattr(Workers, "submit", killed)
-    system = _system(tmp_path / "run", tiny, resources=TWO)
-    with pytest.raises(RunError, match="a worker process died"):
+def test_a_node_that_always_takes_its_worker_along(
+    tmp_path: Path, tiny: Backbone, deaths: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = deaths(100)
+    system = _system(tmp_path / "run", tiny, resources=Resources(workers=2, retries=1))
+    with pytest.raises(RunError, match=r"shard-0./.-. was lost with its worker 2 times.*try fewer workers"):
         system.fit(RECORDS)
+    kept = len(_files(system))
+    assert told.count("died") >= 2 and kept == len(told) - told.count("died") > 0
     monkeypatch.undo()
-    assert system.fit(RECORDS).nodes == len(_files(system))
+    assert system.fit(RECORDS).nodes == len(_files(system)) - kept
+
+
+def test_workers_that_are_not_alike(tmp_path: Path, tiny: Backbone) -> None:
+    """Bits depend on the machine: a build's workers compute alike or it does not begin."""
+    executor = hire(TWO, tiny, "2", 2, tmp_path)
+    executor._kits = [executor._kits[0], dataclasses.replace(executor._kits[1], threads=3)]
+    with pytest.raises(RunError, match=r"worker 1 computes otherwise than the others \(threads: 1 and 3\)"):
+        executor.__enter__()
+
+
+def test_ray_that_is_not_there(tmp_path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RunError, match=r"executor=ray needs Ray .*pip install 's3t\[ray\]'"):
+        _system(tmp_path / "run", tiny, resources=RAY).fit(RECORDS)
+
+
+def test_a_cluster_that_cannot_be_reached_or_is_too_small(tmp_path: Path, tiny: Backbone) -> None:
+    for address, message in (
+        ("127.0.0.1:1", "Ray cannot be reached at 127.0.0.1:1"),
+        ("ray://x:1", "is none of a Ray"),
+    ):
+        with pytest.raises(RunError, match=message):
+            _system(tmp_path / "a", tiny, resources=dataclasses.replace(RAY, address=address)).fit(RECORDS)
+    with pytest.raises(RunError, match=r"the cluster has 0 GPU, 2 workers ask for 1; give fewer workers"):
+        _system(tmp_path / "b", tiny, resources=dataclasses.replace(RAY, gpus=0.5)).fit(RECORDS)
