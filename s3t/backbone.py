@@ -7,7 +7,7 @@ suite knows a model class. Adding a family is one line in ``FAMILIES``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from s3t.digests import tensors_digest
 from s3t.engine.mode import Mode
-from s3t.errors import DataError
+from s3t.errors import DataError, RecipeError
 from s3t.losses import mean_loss
 from s3t.records import Inputs, canonical_json, sha256
 
@@ -144,13 +144,16 @@ class Backbone:
 
     def collate(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """Pad ``rows`` to their own longest: tensors of shape (len(rows), longest), with ``attention_mask``."""
+        batch = padded(rows, self.pad, self.device)
         longest = max(row.length for row in rows)
-        batch = {
-            name: torch.tensor([row.fields[name] + [pad] * (longest - row.length) for row in rows])
-            for name, pad in self.pad.items()
-        }
-        batch["attention_mask"] = torch.tensor([[1] * row.length + [0] * (longest - row.length) for row in rows])
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        mask = torch.tensor([[1] * row.length + [0] * (longest - row.length) for row in rows])
+        return {**batch, "attention_mask": mask.to(self.device)}
+
+    def check_packing(self, limit: int) -> None:
+        """Raise RecipeError unless rows of up to ``limit`` tokens may hold several records: this model predicts no text."""
+        raise RecipeError(
+            f"packing=True is for models that predict text, and {self.name!r} is loaded for others; leave it out"
+        )
 
     def outputs(self, body: Callable[..., Any], head: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         """Return what the loss and the scores of a collated batch are made of: here logits, (rows, classes).
@@ -170,6 +173,15 @@ class Backbone:
     def layer_modules(self, model: nn.Module) -> nn.ModuleList:
         """Return the list of transformer layers inside ``model`` (the bare model or a copy of it)."""
         return cast(nn.ModuleList, model.get_submodule(self.family.layers))
+
+
+def padded(rows: Sequence[Encoded], pad: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
+    """Return the fields that ``pad`` names, padded on the right to the longest row: (len(rows), longest) each."""
+    longest = max(row.length for row in rows)
+    return {
+        name: torch.tensor([row.fields[name] + [value] * (longest - row.length) for row in rows]).to(device)
+        for name, value in pad.items()
+    }
 
 
 def pooled(model: Callable[..., Any], batch: dict[str, Tensor], pooling: Pooling = "mean") -> Tensor:

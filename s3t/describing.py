@@ -43,6 +43,8 @@ def describe(
             f"the task asks for {wanted}, and {backbone.name!r} is loaded for others; give its name, "
             f"with {LANGUAGE!r} before it for texts alone"
         )
+    if recipe.packing:
+        backbone.check_packing(recipe.max_length)
     if text and mode.engine == "fast":
         raise RecipeError("the fast engine trains classes and numbers, not texts; use engine=reference")
     if mode.engine == "fast" and any(stage.kind == "lora" for stage in plan.stages):

@@ -3,8 +3,9 @@
 A record is a prompt (``text``) and an answer (``answer``), or a text alone, all of which is the answer. The model reads the
 prompt's tokens, then the answer's and the end of text; only the latter two are predicted. A record's score is the mean
 log-likelihood of its answer's tokens, so scores of answers of different lengths can be compared, and an ensemble of chains is
-the mean of their scores. There is no trained head: the output layer is the base model's own, frozen. Records are not
-packed into common rows; batches are formed of records of similar length instead (the recipe's ``window``).
+the mean of their scores. There is no trained head: the output layer is the base model's own, frozen. Batches are formed of
+records of similar length (the recipe's ``window``); with the recipe's ``packing`` the records of a batch are laid end to end
+into fewer rows, where none sees another, so that the loss is the same and padding is saved. Only training packs.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from s3t.backbone import Backbone, Encoded, Encoder
-from s3t.errors import DataError, ModelError
+from s3t.backbone import Backbone, Encoded, Encoder, padded
+from s3t.errors import DataError, ModelError, RecipeError
+from s3t.packing import packs
 from s3t.records import Inputs
 
 ASKED = "answers"
 """The field of encoded rows that says which tokens are predicted: 1, or 0 for the prompt's."""
+
+_PLACE, _RECORD = "position_ids", "record"
+"""Fields of packed rows: a token's position in its record, and which record of the row it is of, from 1; padding is 0."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,36 @@ class LanguageBackbone(Backbone):
                 raise DataError(f"input {position} has an empty field 'answer'; fill it in, or drop the row")
         return super().encode(inputs, max_length)
 
+    def check_packing(self, limit: int) -> None:
+        """Raise RecipeError if some layers see less than ``limit`` tokens back: one mask would not do for all layers."""
+        config: Any = self.model.config
+        window = getattr(config, "sliding_window", None)
+        if (
+            window is not None
+            and window < limit
+            and "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        ):
+            raise RecipeError(
+                f"packing=True needs layers that see a whole record, and some of {self.name!r} see {window} tokens; leave it "
+                f"out, or give max_length={window} at most"
+            )
+
+    def pack(self, rows: Sequence[Encoded], pieces: Sequence[int], limit: int) -> dict[str, Tensor]:
+        """Return a batch for :meth:`outputs` with ``rows``, of these slices, laid end to end (:func:`s3t.packing.packs`).
+
+        ``position_ids`` begin at 0 with each record. ``attention_mask`` (rows, 1, tokens, tokens), float32, is added to the
+        scores of attention: 0 for tokens of the same record that are not later, the least number for all others. Of padding
+        no record sees anything. A record's first token has nothing before it and is never asked for.
+        """
+        joined = [_joined([rows[i] for i in row]) for row in packs([row.length for row in rows], pieces, limit)]
+        batch = padded(joined, {**self.pad, _PLACE: 0, _RECORD: 0}, self.device)
+        record = batch.pop(_RECORD)
+        seen = (record[:, :, None] == record[:, None, :]).tril()
+        mask = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, torch.finfo(torch.float32).min)
+        return {**batch, "attention_mask": mask[:, None]}
+
     def outputs(self, body: Callable[..., Any], head: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return for each row the sum of its answer's log-likelihoods, and how many tokens that are: (rows, 2), float32."""
+        """Return for each row the sum of its answers' log-likelihoods, and how many tokens that are: (rows, 2), float32."""
         fields = dict(batch)
         asked = fields.pop(ASKED)[:, 1:].bool()
         hidden: Tensor = body(**fields).last_hidden_state[:, :-1]
@@ -105,6 +138,15 @@ def encoder(words: Words) -> Encoder:
         return Encoded({"input_ids": ids, ASKED: [0] * unasked + [1] * len(answer)}, len(ids))
 
     return encode
+
+
+def _joined(records: Sequence[Encoded]) -> Encoded:
+    """Return the row that holds ``records`` end to end."""
+    fields = {name: [value for one in records for value in one.fields[name]] for name in records[0].fields}
+    fields[ASKED] = [value for one in records for value in (0, *one.fields[ASKED][1:])]
+    fields[_PLACE] = [place for one in records for place in range(one.length)]
+    fields[_RECORD] = [number for number, one in enumerate(records, 1) for _ in range(one.length)]
+    return Encoded(fields, sum(one.length for one in records))
 
 
 def output_layer(model: nn.Module, given: Tensor | None, name: str) -> Tensor:

@@ -237,8 +237,8 @@ class Recipe(Checked):
     and alpha mean nothing to it). ``rslora``: rank-stabilised LoRA (Kalajdzievski 2023); ``dora``: weight-decomposed LoRA (Liu
     et al. 2024), reference engine only. ``lr`` drives the backbone's trained tensors, ``head_lr`` the head; both warm up over
     the share ``warmup`` of a stage's steps and fall to 0, linearly. ``epochs`` are per stage. ``window`` batches at a time
-    are formed from rows of similar length, inside the node. ``targets`` empty means the family's own (query and value for
-    encoders).
+    are formed from rows of similar length, inside the node. ``packing``: a batch's records lie end to end in rows of at most
+    ``max_length`` tokens, each of one slice, and none sees another (models that predict text). No ``targets``: the family's.
     """
 
     adapter: str = "lora"
@@ -257,6 +257,7 @@ class Recipe(Checked):
     clip: float = 1.0
     max_length: int = 128
     window: int = 16
+    packing: bool = False
     ensemble: str = "mean-logits"
 
     def __post_init__(self) -> None:
@@ -268,7 +269,7 @@ class Recipe(Checked):
                 object.__setattr__(self, name, float(value))  # 2 and 2.0 epochs are one recipe and have one digest
             elif type(value) is not int:
                 raise RecipeError(f"{name}={value!r} is not a whole number; give {low} to {high}")
-        for name in ("rslora", "dora"):
+        for name in ("rslora", "dora", "packing"):
             if not isinstance(getattr(self, name), bool):
                 raise RecipeError(f"{name}={getattr(self, name)!r} is neither true nor false; give one of them")
         if not (isinstance(self.targets, tuple) and all(isinstance(name, str) and name for name in self.targets)):

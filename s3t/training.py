@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from s3t.blocks import ChainModel, ModelState
 from s3t.digests import tensors_digest
 from s3t.engine.mode import REFERENCE
 from s3t.errors import DivergedError, IsolationError
+from s3t.language import LanguageBackbone
 from s3t.records import Recipe
 
 if TYPE_CHECKING:
@@ -105,9 +106,11 @@ def train_node(backbone: Backbone, task: Task) -> Trained:
     """Train one node: its adapter, of shapes as PEFT has them, and the head (classes, hidden).
 
     Raises IsolationError if any other tensor would change or has changed, DivergedError if a gradient is not finite and the
-    task forbids that.
+    task forbids that, RecipeError if the recipe asks for packing and the model cannot be trained so.
     """
     stage, parent, seeds = task.stage, task.parent, task.seeds
+    if task.recipe.packing:
+        backbone.check_packing(task.recipe.max_length)
     with reproducible(seeds.dropout, backbone.device):
         model = ChainModel(backbone, task.stages, task.recipe, task.classes)
         if parent is None:
@@ -152,7 +155,7 @@ def _run(model: ChainModel, task: Task) -> None:
     for step, batch in enumerate(task.batches):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * schedule(step, len(task.batches), recipe.warmup)
-        logits = model(model.backbone.collate([rows[i].encoded for i in batch]))
+        logits = model(_batch(model.backbone, [rows[i] for i in batch], recipe))
         labels = torch.tensor([rows[i].label for i in batch], device=logits.device)
         loss = model.backbone.loss(logits, labels)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -163,6 +166,13 @@ def _run(model: ChainModel, task: Task) -> None:
         optimizer.zero_grad()
     for parameter in (*body, *head):
         parameter.requires_grad_(False)
+
+
+def _batch(backbone: Backbone, rows: Sequence[Row], recipe: Recipe) -> dict[str, Tensor]:
+    encoded = [row.encoded for row in rows]
+    if not recipe.packing:
+        return backbone.collate(encoded)
+    return cast(LanguageBackbone, backbone).pack(encoded, [row.piece for row in rows], recipe.max_length)
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

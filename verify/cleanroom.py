@@ -64,7 +64,7 @@ def numerics(kernel: Kernel, version: str) -> Numerics:
             return [slow.score_slowly(backbone, *chain, rows, recipe, classes) for chain in chains]
 
         def row(encoded: Encoded, label: int | float, piece: int) -> slow.Row:
-            return slow.Row(encoded, label)
+            return slow.Row(encoded, label, piece)
 
         return Numerics(slow.KERNEL, row, slow.Seeds, slow.State, slow.Task, slow.train_node_slowly, apart)
     from s3t import training

@@ -23,6 +23,7 @@ from s3t.errors import DivergedError
 from s3t.records import Recipe
 from verify.adapters import adapter_config
 from verify.plans import Stage
+from verify.texts import likelihoods, packed_batch
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone, Encoded
@@ -33,10 +34,11 @@ KERNEL = "2"
 
 @dataclass(frozen=True)
 class Row:
-    """One training row: the encoded input and the index of its class."""
+    """One training row: the encoded input, the index of its class, and its slice."""
 
     encoded: Encoded
     label: int | float
+    piece: int = 0
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,12 @@ def _train(backbone: Backbone, model: Any, head: nn.Linear, body: Sequence[Tenso
         optimizer.param_groups[0]["lr"] = recipe.lr * share
         optimizer.param_groups[1]["lr"] = recipe.head_lr * share
         optimizer.zero_grad()
-        logits = _logits(backbone, model, head, [rows[i].encoded for i in batch])
+        given = [rows[i].encoded for i in batch]
+        if recipe.packing:
+            pieces = [rows[i].piece for i in batch]
+            logits = likelihoods(backbone, model, packed_batch(given, pieces, recipe.max_length, backbone.pad))
+        else:
+            logits = _logits(backbone, model, head, given)
         labels = torch.tensor([rows[i].label for i in batch]).to(backbone.device)
         if backbone.predicts_text:
             loss = -(logits[:, 0].sum() / logits[:, 1].sum())
@@ -256,24 +263,13 @@ def _logits(backbone: Backbone, model: Any, head: nn.Linear, rows: Sequence[Enco
     for i, row in enumerate(rows):
         mask[i, : row.length] = 1
     mask = mask.to(backbone.device)
-    asked = batch.pop("answers", None)
+    if backbone.predicts_text:
+        return likelihoods(backbone, model, {**batch, "attention_mask": mask})
     hidden = model(**batch, attention_mask=mask).last_hidden_state
-    if asked is not None:
-        return _likelihoods(backbone, hidden, batch["input_ids"], asked)
     if backbone.family.pooling == "last":
         return head(hidden[torch.arange(len(rows)), [row.length - 1 for row in rows]])  # type: ignore[no-any-return]
     real = mask[:, :, None].float()
     return head((hidden * real).sum(dim=1) / real.sum(dim=1))  # type: ignore[no-any-return]
-
-
-def _likelihoods(backbone: Any, hidden: Tensor, ids: Tensor, asked: Tensor) -> Tensor:
-    """Return sums and numbers of log-likelihoods, (rows, 2): each token that is asked for, from the state before it."""
-    places = [(row, at) for row in range(len(ids)) for at in range(1, ids.shape[1]) if asked[row, at]]
-    rows, at = (torch.tensor(part) for part in zip(*places, strict=True))
-    logits = hidden[rows, at - 1] @ backbone.output.T
-    table = torch.log_softmax(logits.float(), dim=1)[torch.arange(len(rows)), ids[rows, at]]
-    spread = torch.zeros(len(ids), ids.shape[1] - 1, device=hidden.device).index_put((rows, at - 1), table)
-    return torch.stack([spread.sum(1), asked[:, 1:].sum(1).float()], dim=1)
 
 
 def _pixels(backbone: Any, rows: Sequence[Any]) -> Tensor:
