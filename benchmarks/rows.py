@@ -54,6 +54,7 @@ Question = Literal[
     "language",
     "http",
     "refresh",
+    "scale",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 Profile = Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]

@@ -42,9 +42,13 @@ class Damage:
         self._whole: set[int] = set()
         self._found: dict[int, _Found] = {}
 
-    def read(self, fact: TrainedNode) -> dict[str, bytes]:
-        """Return all files of a node by name. DamageError if one is missing or not what the ledger says."""
-        content = self._store.files(fact.key, fact.files)
+    def read(self, fact: TrainedNode, wanted: Iterable[str] = ()) -> dict[str, bytes]:
+        """Check all files of a node and return those that are ``wanted``, by name; only these are in memory.
+
+        DamageError if one is missing or not what the ledger says.
+        """
+        content = {name: self._store.read(fact.key, name, fact.files[name]) for name in wanted}
+        self._store.check(fact.key, {name: digest for name, digest in fact.files.items() if name not in content})
         with self._lock:
             self._whole.add(fact.seq)
         return content
