@@ -1,7 +1,8 @@
 """One step on a run in a process of its own, so that its seconds and its peak of memory are its own; torch only to predict.
 
-``python -m benchmarks.apart STEP RUN`` prints one line of JSON: ``seconds`` of the step, ``peak`` of the process's resident
-memory in bytes, and ``before``, what that was when all was ready. What the step needs to know is read from stdin, as JSON.
+``python -m benchmarks.apart STEP RUN TIMES`` prints one line of JSON: ``seconds`` of each time, ``peak`` of the process's
+resident memory in bytes, and ``before``, what that was when all was ready. What the step needs to know is read from stdin, as
+JSON.
 """
 
 from __future__ import annotations
@@ -18,22 +19,21 @@ from typing import Any
 
 from benchmarks import aged
 from s3t import runs
-from s3t.cli.inputs import choose_ids
 from s3t.system import System
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step took: seconds; peak of resident memory in bytes, and that before it began."""
+    """What a step took: seconds, of each time; peak of resident memory in bytes, and that before it began."""
 
-    seconds: float
+    seconds: list[float]
     peak: int
     before: int
 
 
-def apart(step: str, run: Path, said: Any = None) -> Step:
-    """Do ``step`` in a process of its own. CalledProcessError if it fails."""
-    command = [sys.executable, "-m", "benchmarks.apart", step, str(run)]
+def apart(step: str, run: Path, said: Any = None, times: int = 1) -> Step:
+    """Do ``step`` so many times in a process of its own. CalledProcessError if it fails."""
+    command = [sys.executable, "-m", "benchmarks.apart", step, str(run), str(times)]
     done = subprocess.run(command, input=json.dumps(said), check=True, stdout=subprocess.PIPE, text=True)
     return Step(**json.loads(done.stdout))
 
@@ -68,6 +68,8 @@ def _delete(path: Path, said: Any) -> Work:
 
 
 def _choose(path: Path, said: Any) -> Work:
+    from s3t.cli.inputs import choose_ids
+
     def work() -> None:
         with closing(System.open(path)) as system:
             assert len(choose_ids(system.each_id(), said)) == said
@@ -93,12 +95,15 @@ STEPS = {"ingest": _ingest, "open": _open, "status": _status, "delete": _delete,
 """Each makes ready, and returns what is measured."""
 
 
-def main(step: str, run: str) -> None:
+def main(step: str, run: str, times: str) -> None:
     """Do a step and say what it took."""
     work = STEPS[step](Path(run), json.load(sys.stdin))
-    before, started = aged.peak(), time.perf_counter()
-    work()
-    print(json.dumps(asdict(Step(time.perf_counter() - started, aged.peak(), before))))
+    before, seconds = aged.peak(), []
+    for _ in range(int(times)):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    print(json.dumps(asdict(Step(seconds, aged.peak(), before))))
 
 
 if __name__ == "__main__":
