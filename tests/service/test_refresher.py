@@ -250,7 +250,7 @@ def test_a_damaged_node_counts_as_missing(
             other.refresh()
         one.begun[0].outcome = "done"
     assert one.at(4100) == wanted
-    assert one.system.damage.names == [] or not wanted
+    assert one.system.status().damaged == {} or not wanted
 
 
 def test_what_was_out_of_reach_for_a_while_is_read_again_after_a_refresh(
@@ -258,16 +258,16 @@ def test_what_was_out_of_reach_for_a_while_is_read_again_after_a_refresh(
 ) -> None:
     one = bench("when-dead", rest=1.0)
 
-    def unreadable(*_: Any) -> bytes:
+    def unreadable(*_: Any) -> Any:
         raise DamageError("it cannot be read")
 
     with monkeypatch.context() as patched:
-        patched.setattr(NodeStore, "read", unreadable)
+        patched.setattr(NodeStore, "_opened", unreadable)
         one.system.served()
         assert one.at(1) == 1
     one.begun[0].outcome = "done"
     assert one.at(100) == 1, "it had nothing to mend, and nothing is due any more"
-    assert one.system.damage.names == []
+    assert one.system.status().damaged == {}
     assert len(one.system.served().models) == LAYOUT.shards
 
 
