@@ -175,8 +175,8 @@ class RecordStore:
     def commitments(self) -> Iterator[str]:
         """Yield the commitments of all training records ever ingested, sorted. For right after that: no row is checked."""
         with readable(WHAT):
-            query = "SELECT \"commitment\" FROM records WHERE split = 'train' ORDER BY 1"
-            yield from (commitment for (commitment,) in self._db.execute(query))
+            found = self._db.execute("SELECT commitment FROM records WHERE split = 'train' ORDER BY commitment")
+            yield from (commitment for (commitment,) in found)
 
     def counts(self) -> dict[Slot, int]:
         """Return how many training records each slot was given, erased ones included."""
@@ -198,8 +198,7 @@ class RecordStore:
 
     def slot_ids(self, place: Slot, begin: str = "") -> list[str]:
         """Return the ids of a slot's retained records that ``begin`` so, sorted, for deletion; of the rows it holds one."""
-        ids = (row.record.id for row in self._slot_rows(*place))
-        return sorted(record_id for record_id in ids if record_id.startswith(begin))
+        return sorted(row.record.id for row in self._slot_rows(*place) if row.record.id.startswith(begin))
 
     def evaluation(self, split: str) -> list[Record]:
         """Return the records of a never-deletable split (validation or test), sorted by id."""
