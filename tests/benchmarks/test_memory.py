@@ -22,7 +22,7 @@ from s3t.status import describe_status
 from s3t.unique import check_unique
 
 LAYOUT = Layout(2, 2, 2)
-SIZES = (1_000, 8_000)
+SIZES = (1_000, 20_000)
 SLACK = 60_000
 """Bytes by which two peaks may differ where nothing grows; all ids of the larger run are more than ten times as much."""
 
