@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ def placed(shard: int, piece: int) -> list[str]:
     return [name for name in IDS if slot(KEY, name, LAYOUT) == (shard, piece)]
 
 
-def spoil(run: Path, *begins: str) -> None:
-    """Damage the heads of the nodes whose names begin so, or of all."""
+def spoil(run: Path, *patterns: str) -> None:
+    """Damage the heads of the nodes whose names match (``shard-00/*``)."""
     with closing(System.open(run)) as system:
         system.status()
         for fact in system._opened()[1].alive.values():
-            if fact.node.name.startswith(begins or ""):
+            if any(fnmatchcase(fact.node.name, pattern) for pattern in patterns):
                 (run / "nodes" / fact.key / "head.safetensors").write_bytes(b"damaged")
 
 

@@ -222,7 +222,7 @@ def test_the_status_tells_what_a_prediction_met(served: Served) -> None:
 
 def test_where_nothing_is_intact_health_and_predictions_say_so(serve: Serve, copied: Callable[[], Path]) -> None:
     run = copied()
-    spoil(run)
+    spoil(run, "*")
     served = serve(run)
     health = served.ask("GET", "/health")
     assert (health.status, health.json["offline"]) == (503, [0, 1])

@@ -227,13 +227,13 @@ def test_a_shard_without_records_is_not_waited_for(bench: Callable[..., Bench], 
 @pytest.mark.parametrize(
     ("policy", "spoiled", "wanted"),
     [
-        ("never", ["shard-"], 0),
-        ("when-dead", ["shard-00/"], 1),
+        ("never", ["shard-*"], 0),
+        ("when-dead", ["shard-00/*"], 1),
         ("when-dead", ["shard-00/0", "shard-00/1"], 0),
         ("when-dead", ["shard-00/0", "shard-00/1", "shard-00/2"], 1),
-        ("below:3", ["shard-01/0-", "shard-01/1-", "shard-01/2-"], 1),
-        ("below:3", ["shard-01/0-", "shard-01/1-"], 0),
-        ("below:1", ["shard-01/0-", "shard-01/1-", "shard-01/2-"], 0),
+        ("below:3", ["shard-01/0-*", "shard-01/1-*", "shard-01/2-*"], 1),
+        ("below:3", ["shard-01/0-*", "shard-01/1-*"], 0),
+        ("below:1", ["shard-01/0-*", "shard-01/1-*", "shard-01/2-*"], 0),
         ("every:1h", ["shard-00/0-1-2"], 1),
     ],
 )
@@ -274,7 +274,7 @@ def test_what_was_out_of_reach_for_a_while_is_read_again_after_a_refresh(
 def test_a_service_mends_what_it_finds_damaged(serve: Serve, copied: Callable[[], Path]) -> None:
     run = copied()
     whole = serve().predict(*PROBE).body
-    spoil(run, "shard-00/")
+    spoil(run, "shard-00/*")
     served = serve(run, refreshing=Refreshing(DEAD, rest=0.2))
     _until(lambda: _told(served)["last_outcome"] == "done")
     assert served.predict(*PROBE).body == whole
