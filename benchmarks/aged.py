@@ -2,7 +2,8 @@
 
 What is fabricated: the records' texts; the requests, entered in one transaction with the digests and indexes that one
 request after the other would give; and the nodes, which are those of a small run, trained for real on a few records and
-entered as if they had been trained here. Files, formats and code paths are those of every other run.
+entered as if they had been trained here, with the list of the records that such a node would have read (:class:`Reads`) where
+that is asked for. Files, formats and code paths are those of every other run.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
 
 from s3t import requests, runs
-from s3t.backbone import Backbone
 from s3t.facts import Facts
 from s3t.graph import Node
 from s3t.partition import slot, tag
 from s3t.plan import s3t_plan
-from s3t.records import Layout, Recipe, Record
+from s3t.records import Layout, Recipe, Record, sha256
 from s3t.runs import Run, RunConfig
+from s3t.store import READS
 from s3t.system import System
+
+if TYPE_CHECKING:
+    from s3t.backbone import Backbone
 
 KEY = bytes(range(32))
 CLASSES = ("no", "yes")
@@ -69,11 +75,15 @@ class Donor:
     config: RunConfig
     nodes: dict[Node, tuple[dict[str, Any], dict[str, bytes]]]
 
-    def lend(self, run: Run, facts: Facts) -> None:
-        """Enter every node that ``run`` misses, files and fact, parents first."""
+    def lend(self, run: Run, facts: Facts, reads: Callable[[Node], bytes] | None = None) -> None:
+        """Enter every node that ``run`` misses, files and fact, parents first; ``reads``: what its list of ids is to be."""
         facts.update()
         for node in facts.missing():
             body, files = self.nodes[node]
+            if reads is not None:
+                files = files | {READS: reads(node)}
+                digests = {name: sha256(content) for name, content in files.items()}
+                body = body | {"files": digests, "reads": digests[READS], "rows": files[READS].count(b",") + 1}
             run.nodes.write(body["key"], files, partial(_enter, run, body))
         facts.update()
 
@@ -101,6 +111,25 @@ def make_donor(folder: Path, layout: Layout, backbone: Backbone) -> Donor:
     return Donor(run.config, nodes)
 
 
+class Reads:
+    """The lists of ids that nodes would have read, had they been trained on ``count`` made records; kept in ``folder``."""
+
+    def __init__(self, folder: Path, count: int, layout: Layout) -> None:
+        self._folder = folder
+        folder.mkdir()
+        places = (slot(KEY, name(index), layout) for index in range(count))
+        self._slots = np.fromiter((shard * layout.slices + piece for shard, piece in places), np.int32, count)
+        self._slices = layout.slices
+
+    def __call__(self, node: Node) -> bytes:
+        """Return the content of the node's file of reads."""
+        path = self._folder / f"{node.shard}-{'-'.join(map(str, sorted(node.prefix)))}"
+        if not path.exists():
+            found = np.flatnonzero(np.isin(self._slots, [node.shard * self._slices + piece for piece in node.prefix]))
+            path.write_text('["' + '","'.join(map(name, found.tolist())) + '"]')
+        return path.read_bytes()
+
+
 @dataclass(frozen=True)
 class Taken:
     """What a step in a process of its own took: seconds, and bytes by which its peak memory grew."""
@@ -111,9 +140,9 @@ class Taken:
 
 def ingest(path: Path, config: RunConfig, records: int) -> Taken:
     """Make a run with ``records`` records; for a process of its own."""
-    before, started = _peak(), time.perf_counter()
+    before, started = peak(), time.perf_counter()
     runs.create(path, config, KEY, Made(records), ((), ()))
-    return Taken(time.perf_counter() - started, _peak() - before)
+    return Taken(time.perf_counter() - started, peak() - before)
 
 
 def age(path: Path, count: int) -> int:
@@ -136,9 +165,9 @@ def age(path: Path, count: int) -> int:
 
 def start(path: Path) -> tuple[Taken, float]:
     """Open a run and ask how it stands; for a process of its own. Return what opening took, and seconds of the status."""
-    before, started = _peak(), time.perf_counter()
+    before, started = peak(), time.perf_counter()
     system = System.open(path)
-    opened = Taken(time.perf_counter() - started, _peak() - before)
+    opened = Taken(time.perf_counter() - started, peak() - before)
     started = time.perf_counter()
     system.status()
     seconds = time.perf_counter() - started
@@ -163,7 +192,7 @@ def disk(folder: Path, count: int) -> tuple[list[float], list[float]]:
     return synced, removed
 
 
-def _peak() -> int:
+def peak() -> int:
     """Return this process's peak of resident memory in bytes; the system's own count, where there is no other, may begin
     with that of the process that started it."""
     status = Path("/proc/self/status")

@@ -55,6 +55,7 @@ Question = Literal[
     "http",
     "refresh",
     "executors",
+    "scale",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 Profile = Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from scipy.stats import binom
-
 from baselines.methods import make_plan
 from benchmarks import aged
 from benchmarks.life import stream
 from benchmarks.rows import interval
+from benchmarks.timings import bounds, exponent, quantile
 from benchmarks.workbench import Workbench
 from s3t import requests
 from s3t.capacity.demand import Demand
@@ -84,7 +83,7 @@ def test_deletion_by_size(benchmark: Any, bench: Workbench, tmp_path: Path) -> N
         by_records = [(count, points[count, few[1]][metric]) for count in sizes.records]
         by_requests = [(count, points[few[0], count][metric]) for count in sizes.requests]
         for of, series in (("records", by_records), ("requests", by_requests)):
-            value, low, high = _exponent(series)
+            value, low, high = exponent(series)
             bench.add(
                 question="deletion", metric=f"growth of {metric} with {of}", unit="exponent", value=value, low=low,
                 high=high, confidence=0.95, n=sum(len(times) for _, times in series), kind="derived",
@@ -166,10 +165,10 @@ def _case(
     times["status command"] = [_command(path) for _ in range(sizes.starts)]
     extra = {"records": records, "requests": before, "ledger": _entries(path), "fabricated": "records, requests, nodes"}
     for metric, values in times.items():
-        quantiles = {"p50": statistics.median(values)} | ({"p99": _quantile(values, 0.99)} if len(values) > 50 else {})
+        quantiles = {"p50": statistics.median(values)} | ({"p99": quantile(values, 0.99)} if len(values) > 50 else {})
         for rank, value in quantiles.items():
-            low, high = _bounds(values) if rank == "p50" else (None, None)
-            spread = {"fastest": min(values), "slowest": max(values), "p90": _quantile(values, 0.9)}
+            low, high = bounds(values) if rank == "p50" else (None, None)
+            spread = {"fastest": min(values), "slowest": max(values), "p90": quantile(values, 0.9)}
             bench.add(
                 question="deletion", metric=f"{metric} {rank}", unit="s", value=value, low=low, high=high,
                 confidence=None if low is None else 0.95, n=len(values), kind="measured", extra=extra | spread, **about,
@@ -255,32 +254,3 @@ def _add_mean(bench: Workbench, metric: str, unit: str, values: Sequence[float],
         metric=metric, unit=unit, value=mean, low=low, high=high, confidence=confidence, n=len(values), kind="measured",
         **about,
     )  # fmt: skip
-
-
-def _quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, math.ceil(share * len(values)) - 1)]
-
-
-def _bounds(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return the order statistics that enclose the median with a confidence of 95 % or more; none for fewer than 6 values."""
-    below = int(binom.ppf(0.025, len(values), 0.5))
-    if len(values) < 6 or below < 1:
-        return None, None
-    ordered = sorted(values)
-    return ordered[below - 1], ordered[len(values) - below]
-
-
-def _exponent(series: Sequence[tuple[int, Sequence[float]]]) -> tuple[float, float | None, float | None]:
-    """Return the slope of log seconds over log size by least squares, with its 95 % interval over resampled timings."""
-
-    def slope(chosen: Sequence[tuple[int, float]]) -> float:
-        xs, ys = [math.log(size) for size, _ in chosen], [math.log(value) for _, value in chosen]
-        return statistics.linear_regression(xs, ys).slope
-
-    draw = random.Random(1)
-    whole = slope([(size, statistics.median(times)) for size, times in series])
-    again = sorted(
-        slope([(size, statistics.median(draw.choices(times, k=len(times)))) for size, times in series])
-        for _ in range(400)
-    )
-    return whole, min(whole, again[9]), max(whole, again[389])

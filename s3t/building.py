@@ -274,7 +274,7 @@ def damaged(run: Run, facts: Facts) -> set[Node]:
     found = set()
     for node, fact in facts.alive.items():
         try:
-            run.nodes.files(fact.key, fact.files)
+            run.nodes.check(fact.key, fact.files)
         except DamageError:
             found.add(node)
     return found

@@ -2,7 +2,7 @@
 
 A node counts as damaged as a whole: whichever of its files is missing or not what the ledger says, it does not serve. It is
 known by the ledger entry of its training, so that a node trained again is a new one; and it is read again once its files
-change, for they may have been put back.
+change, for they may have been put back. Once it is read and found to be whole it is no longer known as damaged.
 """
 
 from __future__ import annotations
@@ -42,11 +42,16 @@ class Damage:
         self._whole: set[int] = set()
         self._found: dict[int, _Found] = {}
 
-    def read(self, fact: TrainedNode) -> dict[str, bytes]:
-        """Return all files of a node by name. DamageError if one is missing or not what the ledger says."""
-        content = self._store.files(fact.key, fact.files)
+    def read(self, fact: TrainedNode, wanted: Iterable[str] = ()) -> dict[str, bytes]:
+        """Check all files of a node and return those that are ``wanted``, by name; only these are in memory.
+
+        DamageError if one is missing or not what the ledger says.
+        """
+        content = {name: self._store.read(fact.key, name, fact.files[name]) for name in wanted}
+        self._store.check(fact.key, {name: digest for name, digest in fact.files.items() if name not in content})
         with self._lock:
             self._whole.add(fact.seq)
+            self._found = {seq: found for seq, found in self._found.items() if seq != fact.seq}
         return content
 
     def check(self, wanted: Iterable[TrainedNode]) -> None:

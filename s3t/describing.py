@@ -13,8 +13,9 @@ from s3t.engine.mode import Mode
 from s3t.errors import DataError, LayoutError, ModelError, RecipeError, RunError
 from s3t.partition import slot
 from s3t.plan import Plan
-from s3t.records import Layout, Recipe, Record, check_unique
+from s3t.records import Layout, Recipe, Record
 from s3t.runs import Run, RunConfig, open_run
+from s3t.unique import check_unique
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
@@ -84,14 +85,15 @@ def check_records(
 ) -> None:
     """Raise DataError for an id that occurs twice, also among the ``evaluation`` records, or a label outside ``classes``."""
     check_unique(records)
-    deletable = {record.id for record in records}
-    for record in chain.from_iterable(evaluation):
-        if record.id in deletable:
+    kept = [*chain.from_iterable(evaluation)]
+    fixed = {record.id for record in kept}
+    for record in records:
+        if record.id in fixed:
             raise DataError(
                 f"record id {record.id!r} occurs among the training and the evaluation records; a deletable record "
                 "cannot be a never-deletable one too: rename or drop one of them"
             )
-    check_unique(chain.from_iterable(evaluation))
+    check_unique(kept)
     for record in records:
         check_label(record.id, record.label, classes)
 

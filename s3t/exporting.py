@@ -18,7 +18,7 @@ from s3t import requests, runs
 from s3t.answers import LANGUAGE
 from s3t.contract import Slot
 from s3t.durable import make_folder, sync_folder, write_synced
-from s3t.errors import HubError, OfflineError, RunError
+from s3t.errors import DamageError, HubError, OfflineError, RunError
 from s3t.facts import Facts
 from s3t.model_card import card
 from s3t.plan import Stage
@@ -102,7 +102,8 @@ def export(
     PeftModel.from_pretrained loads it: the adapters of all stages in one, float32, on the union of their layers; the head is
     linear on the features that the card tells, ``weight`` (classes, hidden) and ``bias`` (classes,).
     ``base``: the name under which others load the base model, the run's by default. Raises OfflineError if the shard serves
-    nothing, RunError for a shard that is not there, a run with full fine-tuning, a base model that is a folder and has no
+    nothing, DamageError if any file of the chain is damaged (a shorter chain is never exported in its place), RunError for a
+    shard that is not there, a run with full fine-tuning, a base model that is a folder and has no
     ``base``, a folder that exists or cannot be written.
     """
     from s3t.describing import base_model, check_model
@@ -200,6 +201,12 @@ def _chain(run: Run, facts: Facts, shard: int) -> Chain:
     chain = facts.chains().get(shard)
     if chain is None:
         raise OfflineError(f"shard {shard} of {run.path} serves nothing; run `s3t refresh` first, or export another")
+    try:
+        run.damage.check(chain.nodes)
+    except DamageError as error:
+        raise DamageError(
+            f"shard {shard} of {run.path} is damaged, so nothing was exported: {error} first, or export another with --shard"
+        ) from error
     return chain
 
 

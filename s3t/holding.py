@@ -75,8 +75,9 @@ class Held:
         return damaged
 
     def _read(self, plan: Plan, fact: TrainedNode) -> NodeTensors:
-        adapter, files = ADAPTER[plan.stages[len(fact.node.prefix) - 1].kind], self._run.damage.read(fact)
-        return NodeTensors(*(tensors(files[name]) for name in (adapter, HEAD)))
+        wanted = (ADAPTER[plan.stages[len(fact.node.prefix) - 1].kind], HEAD)
+        files = self._run.damage.read(fact, wanted)
+        return NodeTensors(*(tensors(files[name]) for name in wanted))
 
     def keep(self, entries: Iterable[int]) -> None:
         """Let go of every node but those of these ledger entries."""

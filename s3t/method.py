@@ -13,7 +13,8 @@ from s3t.orders import Rule
 from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe
 from s3t.resources import Resources
-from s3t.system import Evaluation, System
+from s3t.runs import Evaluation
+from s3t.system import System
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone

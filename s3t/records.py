@@ -11,12 +11,13 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from s3t.answers import CANDIDATE, check_label
 from s3t.errors import DataError, LayoutError, RecipeError, did_you_mean
+from s3t.unique import check_unique
 
 Inputs = Mapping[str, str | bytes]
 """What a model sees of a record, by field name: ``{"text": ...}`` for text; other modalities add other fields."""
@@ -28,9 +29,12 @@ SEPARATOR = "\x1f"
 """Between the group and the rest of a grouped record's id: the unit separator of ASCII."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON encoding (UTF-8, sorted keys, no spaces) that digests are taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def sha256(data: bytes) -> str:
@@ -113,15 +117,6 @@ class Record:
             for name, value in raw["inputs"].items()
         }
         return cls(raw["id"], inputs, raw["label"])
-
-
-def check_unique(records: Iterable[Record]) -> None:
-    """Raise DataError if two records carry the same id."""
-    seen: set[str] = set()
-    for record in records:
-        if record.id in seen:
-            raise DataError(f"record id {record.id!r} occurs twice; ids must be unique, for they are what is deleted")
-        seen.add(record.id)
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,13 @@ def due(policy: Policy, stands: Standing) -> bool:
     return shortest < policy.below or 0 < policy.every <= stands.since
 
 
-def standing(facts: Facts, since: float = 0.0) -> Standing:
-    """Return how a run stands, by facts that are up to date.
+def standing(facts: Facts, lost: frozenset[int] = frozenset(), since: float = 0.0) -> Standing:
+    """Return how a run stands, by facts that are up to date; ``lost``: ledger entries of nodes that are known to be damaged,
+    which serve nothing and are missing.
 
     A shard of which all records are deleted serves nothing whatever is trained, so once that is done it counts for nothing.
     """
-    chains, missing = facts.chains(), facts.missing()
+    chains = facts.chains(lost)
+    missing = facts.missing([node for node, fact in facts.alive.items() if fact.seq in lost])
     offline = {node.shard for node in missing} - chains.keys()
     return Standing(tuple(len(chain.nodes) for chain in chains.values()), len(offline), bool(missing), since)

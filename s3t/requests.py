@@ -127,8 +127,7 @@ def members(run: Run, group: str) -> list[str]:
 
     RecordError if there are none.
     """
-    ids = run.records.slot_ids(slot(run.key, group, run.config.plan.layout))
-    found = [record_id for record_id in ids if record_id.startswith(group + SEPARATOR)]
+    found = run.records.slot_ids(slot(run.key, group, run.config.plan.layout), group + SEPARATOR)
     if not found:
         raise RecordError(
             f"no retained training record belongs to group {group!r}, so nothing was deleted; if a request for it was made "

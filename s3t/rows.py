@@ -173,9 +173,10 @@ class RecordStore:
             self._write(0, _header(through))
 
     def commitments(self) -> Iterator[str]:
-        """Yield the commitments of all training records ever ingested, sorted."""
-        for row in self._index("WHERE split = 'train' ORDER BY \"commitment\""):
-            yield row.commitment
+        """Yield the commitments of all training records ever ingested, sorted. For right after that: no row is checked."""
+        with readable(WHAT):
+            found = self._db.execute("SELECT commitment FROM records WHERE split = 'train' ORDER BY commitment")
+            yield from (commitment for (commitment,) in found)
 
     def counts(self) -> dict[Slot, int]:
         """Return how many training records each slot was given, erased ones included."""
@@ -185,16 +186,19 @@ class RecordStore:
 
     def contents(self, split: str) -> Iterator[bytes]:
         """Yield the contents of the retained records of a split, in the order of ingestion."""
-        for content, _ in self._retained(self._index("WHERE split = ? ORDER BY start", split)):
-            yield content
+        return (content for content, _ in self._retained(self._index("WHERE split = ? ORDER BY start", split)))
+
+    def each_id(self, split: str) -> Iterator[str]:
+        """Yield the ids of a split, in the order of ingestion. They are part of the contents, so all of these are read."""
+        return (Record.from_content(content).id for content in self.contents(split))
 
     def ids(self, split: str) -> list[str]:
-        """Return the ids of a split, sorted. They are part of the contents, so all of these are read."""
-        return sorted(Record.from_content(content).id for content in self.contents(split))
+        """Return the ids of a split, sorted."""
+        return sorted(self.each_id(split))
 
-    def slot_ids(self, place: Slot) -> list[str]:
-        """Return the ids of a slot's retained records, sorted, for deletion; nothing else of them is given out."""
-        return sorted(row.record.id for row in self._slot_rows(*place))
+    def slot_ids(self, place: Slot, begin: str = "") -> list[str]:
+        """Return the ids of a slot's retained records that ``begin`` so, sorted, for deletion; of the rows it holds one."""
+        return sorted(row.record.id for row in self._slot_rows(*place) if row.record.id.startswith(begin))
 
     def evaluation(self, split: str) -> list[Record]:
         """Return the records of a never-deletable split (validation or test), sorted by id."""
@@ -202,16 +206,17 @@ class RecordStore:
             raise RunError(f"split {split!r} is not for evaluation; choose validation or test")
         return sorted(map(Record.from_content, self.contents(split)), key=lambda record: record.id)
 
-    def _slot_rows(self, shard: int, piece: int) -> list[StoredRow]:
-        where = "WHERE split = 'train' AND shard = ? AND slice = ? ORDER BY start"
-        rows = list(self._index(where, shard, piece))
-        wanted = self._given.get((shard, piece), 0) if self._given is not None else len(rows)
-        if len(rows) != wanted:
+    def _slot_rows(self, shard: int, piece: int) -> Iterator[StoredRow]:
+        """Yield a slot's retained rows. RunError at their end if the index does not have as many as the slot was given."""
+        rows, found = self._index("WHERE split = 'train' AND shard = ? AND slice = ? ORDER BY start", shard, piece), 0
+        for row in rows:
+            found += 1
+            yield from (StoredRow(Record.from_content(content), value) for content, value in self._retained([row]))
+        if self._given is not None and found != self._given.get((shard, piece), 0):
             raise RunError(
-                f"the run's records are damaged ({INDEX} has {len(rows)} rows of slot {(shard, piece)}, not {wanted}); "
-                "restore them from a copy"
+                f"the run's records are damaged ({INDEX} has {found} rows of slot {(shard, piece)}, not "
+                f"{self._given.get((shard, piece), 0)}); restore them from a copy"
             )
-        return [StoredRow(Record.from_content(content), value) for content, value in self._retained(rows)]
 
     def _index(self, where: str, *values: Any) -> Iterator[_Place]:
         """Yield rows of the index. RunError for one that is not as it was written."""

@@ -34,6 +34,9 @@ CONFIG, KEY, LEDGER, NODES, COMMITMENTS = "run.json", "secret.key", "ledger.sqli
 ACTIVATIONS = "activations"
 """Folder of what the fast engine keeps of rows while a build runs; it is gone when no build does."""
 
+Evaluation = tuple[Sequence[Record], Sequence[Record]]
+"""Never-deletable records kept with a run: validation, test."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -136,7 +139,7 @@ def create(
     config: RunConfig,
     key: bytes,
     train: Sequence[Record],
-    evaluation: tuple[Sequence[Record], Sequence[Record]],
+    evaluation: Evaluation,
 ) -> None:
     """Make a run folder with its records ingested and committed to, before any training.
 

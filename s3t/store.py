@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,24 +65,28 @@ class NodeStore:
 
     def read(self, key: str, name: str, digest: str) -> bytes:
         """Return file ``name`` of node ``key``. DamageError if it is missing or does not have the SHA-256 ``digest``."""
+        with self._opened(key, name) as file:
+            content = file.read()
+        _compare(key, name, hashlib.sha256(content).hexdigest(), digest)
+        return content
+
+    def check(self, key: str, digests: Mapping[str, str]) -> None:
+        """Check the files of node ``key`` that ``digests`` names as :meth:`read` does; no file is in memory as a whole."""
+        for name, digest in digests.items():
+            with self._opened(key, name) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            _compare(key, name, found, digest)
+
+    @contextmanager
+    def _opened(self, key: str, name: str) -> Iterator[BufferedReader]:
         try:
-            content = (self.root / key / name).read_bytes()
+            with (self.root / key / name).open("rb") as file:
+                yield file
         except OSError as error:
             if error.errno in _SHORT:
                 raise RunError(f"node {key[:12]}: {name} cannot be read now ({error.strerror}); try again") from error
             message = f"node {key[:12]} has lost its file {name} ({error.strerror}); run `s3t refresh`"
             raise DamageError(message) from error
-        found = hashlib.sha256(content).hexdigest()
-        if found != digest:
-            raise DamageError(
-                f"node {key[:12]}: {name} has sha256 {found[:12]}, the ledger says {digest[:12]}; "
-                "it is damaged, run `s3t refresh`"
-            )
-        return content
-
-    def files(self, key: str, digests: Mapping[str, str]) -> dict[str, bytes]:
-        """Return the files of node ``key`` that ``digests`` names, checked as in :meth:`read`."""
-        return {name: self.read(key, name, digest) for name, digest in digests.items()}
 
     def tensors(self, key: str, name: str, digest: str) -> dict[str, Tensor]:
         """Return the tensors of a safetensors file, checked as in :meth:`read`. RunError if it is none."""
@@ -112,6 +117,14 @@ class NodeStore:
                 with suppress(FileNotFoundError):
                     total += (Path(folder) / name).stat().st_size
         return total
+
+
+def _compare(key: str, name: str, found: str, digest: str) -> None:
+    if found != digest:
+        raise DamageError(
+            f"node {key[:12]}: {name} has sha256 {found[:12]}, the ledger says {digest[:12]}; "
+            "it is damaged, run `s3t refresh`"
+        )
 
 
 def tensors(content: bytes) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from s3t.partition import KEY_BYTES
 from s3t.plan import Plan
 from s3t.records import Inputs, Recipe, Record
 from s3t.resources import Resources
-from s3t.runs import Run, RunConfig
+from s3t.runs import Evaluation, Run, RunConfig
 from s3t.status import Status, describe_status, offline
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from s3t.backbone import Backbone
     from s3t.building import Builder
     from s3t.serving import Serving
-
-Evaluation = tuple[Sequence[Record], Sequence[Record]]
-"""Never-deletable records kept with a run: validation, test."""
 
 
 class System:
@@ -234,6 +231,10 @@ class System:
         """Return the ids of the retained training records, sorted."""
         return self._opened()[0].records.ids("train")
 
+    def each_id(self) -> Iterator[str]:
+        """Yield the ids of the retained training records as they were ingested, one in memory at a time."""
+        return self._opened()[0].records.each_id("train")
+
     def members(self, group: str) -> list[str]:
         """Return the ids of a group's retained training records (:func:`s3t.records.grouped`). RecordError without any."""
         return requests.members(self._opened()[0], group)
@@ -281,8 +282,7 @@ class System:
         return offline(*self._opened())
 
     def _loaded(self) -> Backbone:
-        if self._backbone is None:
-            self._backbone = base_model(self.config.model["name"])
+        self._backbone = self._backbone or base_model(self.config.model["name"])
         check_model(self.config, self._backbone)
         return self._backbone
 

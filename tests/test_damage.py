@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -336,14 +336,14 @@ def test_threads_predict_while_nodes_are_damaged_and_mended(
 def test_a_process_that_can_open_no_more_files_finds_nobody_damaged(
     run: Path, open_: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system, real = open_(), Path.read_bytes
+    system, real = open_(), Path.open
 
-    def short(self: Path) -> bytes:
+    def short(self: Path, *how: Any) -> IO[Any]:
         if self.name == HEAD:
             raise OSError(errno.EMFILE, "Too many open files")
-        return real(self)
+        return real(self, *how)
 
-    monkeypatch.setattr(Path, "read_bytes", short)
+    monkeypatch.setattr(Path, "open", short)
     with pytest.raises(RunError, match=r"head\.safetensors cannot be read now \(Too many open files\); try again"):
         system.predict(PROBE)
     assert system.status().damaged == {}

@@ -8,7 +8,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from s3t.errors import OfflineError, RunError
 from s3t.exporting import STATEMENT, check, export, push
 from s3t.partition import slot
 from s3t.records import Layout, Recipe, Record
+from s3t.store import ADAPTER, CONFIG, HEAD, READS
 from s3t.system import System
 
 KEY = bytes(range(32))
@@ -216,6 +217,29 @@ def test_bad_input_writes_nothing(run: Path, tmp_path: Path, tiny: Backbone) -> 
     with pytest.raises(RunError, match="only LoRA runs can be exported"):
         export(tmp_path / "full", 0, out, backbone=tiny)
     assert not out.exists() and not list(tmp_path.glob(".*partial"))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("name", [ADAPTER["lora"], HEAD, CONFIG, READS])
+def test_a_damaged_chain_is_refused(run: Path, tmp_path: Path, tiny: Backbone, length: int, name: str) -> None:
+    """Whichever file of whichever node: a shorter chain is not exported in its place."""
+    with closing(System.open(run, tiny)) as system:
+        system.status()
+        chain = system._opened()[1].chains()[0].nodes
+    file = run / "nodes" / chain[length - 1].key / name
+    content = file.read_bytes()
+    for harm in (lambda: file.write_bytes(content[:-1] + bytes([content[-1] ^ 1])), file.unlink):
+        harm()
+        told = refused("export", run, "--out", tmp_path / "out")
+        assert told.startswith(
+            f"error: shard 0 of {run} is damaged, so nothing was exported: node {chain[length - 1].key[:12]}"
+        )
+        assert told.endswith("run `s3t refresh` first, or export another with --shard")
+        assert not (tmp_path / "out").exists()
+    export(run, 1, tmp_path / "other", backbone=tiny)
+    with closing(System.open(run, tiny)) as system:
+        system.refresh()
+    assert len(export(run, 0, tmp_path / "out", backbone=tiny).nodes) == 3
 
 
 def test_an_export_of_another_run(run: Path, tmp_path: Path, tiny: Backbone) -> None:

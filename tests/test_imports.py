@@ -20,7 +20,7 @@ HEAVY = ("torch", "peft", "transformers", "datasets", "accelerate")
 
 # A module of s3t may import those of its own level and of the levels before it.
 LEVELS = (
-    ("s3t.errors", "s3t.reading", "s3t.durable"),
+    ("s3t.errors", "s3t.reading", "s3t.durable", "s3t.unique"),
     ("s3t.exchange",),
     ("s3t.answers",),
     ("s3t.records",),
@@ -83,6 +83,7 @@ VERIFIER_MAY_USE = (
     "reading",
     "digests",
     "durable",
+    "unique",
     "data",
     "backbone",
     "images",

@@ -40,5 +40,15 @@ def test_constraints_name_versions_alone(root: Path) -> None:
     assert "torch==2.13.0" in lines
 
 
+def test_the_audit_of_dependencies_is_strict_and_asked_for_alone(root: Path) -> None:
+    """Without --strict an index that has no advisories makes every package pass unaudited."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(root / "tox.ini")
+    command = parser["testenv:dependencies"]["commands"]
+    assert command.startswith("pip-audit --strict ") and "{tox_root}/constraints.txt" in command
+    assert "dependencies" not in parser["tox"]["env_list"]
+    assert "python -m tox run -e dependencies" in (root / "docs" / "SECURITY.md").read_text()
+
+
 def test_the_citation_has_the_packages_version(root: Path) -> None:
     assert f"version: {s3t.__version__}\n" in (root / "CITATION.cff").read_text()

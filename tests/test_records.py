@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from s3t.errors import DataError, LayoutError, RecipeError
-from s3t.records import Dataset, Layout, Recipe, Record, canonical_json, check_unique, sha256
+from s3t.records import Dataset, Layout, Recipe, Record, canonical_json, sha256
+from s3t.unique import check_unique
 
 
 def _record(name: str, label: int = 0, text: str = "text") -> Record:

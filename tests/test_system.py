@@ -381,14 +381,14 @@ def test_refresh_mends_lost_and_damaged_nodes(system: System, damage: str) -> No
 def test_serving_follows_a_deletion_that_overtakes_it(
     system: System, tiny: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other, late, real = System.open(system.path, tiny), _in(0, 0)[:1], store.NodeStore.files
+    other, late, real = System.open(system.path, tiny), _in(0, 0)[:1], store.NodeStore.read
 
     def overtaken(*args: Any) -> Any:
         if late:
             other.delete([late.pop()])
         return real(*args)
 
-    monkeypatch.setattr(store.NodeStore, "files", overtaken)
+    monkeypatch.setattr(store.NodeStore, "read", overtaken)
     system.predict(PROBE)
     assert not late
     assert system.status().chain_lengths == {0: 1, 1: 2}

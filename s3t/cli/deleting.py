@@ -42,7 +42,7 @@ def delete(
     with closing(System.open(run)) as system:
         wanted += [name for one in group or [] for name in system.members(one)]
         if some:
-            wanted += choose_ids(system.ids(), some)
+            wanted += choose_ids(system.each_id(), some)
         if not wanted:
             raise DataError("no id is given; name records with --id, --ids-file or --group")
         named = set(wanted)

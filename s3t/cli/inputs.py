@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +136,15 @@ def _limits(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def choose_ids(ids: list[str], count: int) -> list[str]:
-    """Return ``count`` of ``ids``, scattered by a hash, the same ones each time. DataError if there are fewer."""
-    if count > len(ids):
-        raise DataError(f"--any {count} exceeds the {len(ids)} retained records")
-    return sorted(ids, key=lambda name: sha256(b"s3t any v1\x00" + name.encode()))[:count]
+def choose_ids(ids: Iterable[str], count: int) -> list[str]:
+    """Return ``count`` of ``ids``, scattered by a hash, the same ones each time. DataError if there are fewer.
+
+    In memory are never more than ``count`` of them.
+    """
+    chosen = nsmallest(count, ids, key=lambda name: sha256(b"s3t any v1\x00" + name.encode()))
+    if count > len(chosen):
+        raise DataError(f"--any {count} exceeds the {len(chosen)} retained records")
+    return chosen
 
 
 def read_inputs(

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from s3t import runs
+from s3t.damage import Damage
 from s3t.errors import S3TError, ServiceError
 from s3t.facts import Facts
 from s3t.plan import Plan
@@ -143,6 +144,7 @@ class Told:
 class Refresher:
     """Keeps one run refreshed. :meth:`open`, :meth:`look` and :meth:`stop` are for one thread; :meth:`start` has one for them.
 
+    ``damage``: what those who serve know of damaged nodes, which count as missing here as well.
     ServiceError for an eager method, which trains within each deletion, or a policy that the run cannot meet.
     """
 
@@ -153,12 +155,14 @@ class Refresher:
         how: Refreshing,
         begin: Begin = Child,
         clock: Callable[[], float] = time.monotonic,
+        damage: Damage | None = None,
     ) -> None:
         self._policy = Policy.of(how.policy.name, plan.layout.slices)
         if plan.eager and self._policy != NEVER:
             raise ServiceError(f"{plan.method} trains within each deletion; leave out refresh={how.policy.name!r}")
         self._path, self._how, self._begin, self._clock = run, how, begin, clock
         self._stopping = threading.Event()
+        self._damage = damage
         self._looking = ThreadPoolExecutor(1, "refresh")
         self._doing: Doing | None = None
         self._failed, self._stale = False, True
@@ -193,9 +197,9 @@ class Refresher:
 
     def open(self) -> None:
         """Open the run in the calling thread. Raises what :func:`s3t.runs.open_run` raises."""
-        self._run = runs.open_run(self._path)
+        self._run = runs.open_run(self._path, self._damage)
         self._facts = Facts(self._run.ledger, self._run.config.plan)
-        self._stands = Standing((), 0, False, 0.0)
+        self._stands, self._lost = Standing((), 0, False, 0.0), frozenset[int]()
         self._seq = self._last_trained()
         self._refreshed = self._clock() - self._age()
 
@@ -207,8 +211,10 @@ class Refresher:
                 return
             self._doing = None
             self._note(outcome)
-        if self._facts.update() or self._stale:
-            self._stands, self._stale = standing(self._facts), False
+            self._survey()
+        changed, lost = self._facts.update(), self._run.damage.lost(self._facts)
+        if changed or self._stale or lost != self._lost:
+            self._stands, self._stale, self._lost = standing(self._facts, lost), False, lost
             if self._last_trained() != self._seq:  # by the refresh that ended, or by `s3t refresh` beside the service
                 self._seq, self._refreshed = self._last_trained(), self._clock()
         now = self._clock()
@@ -240,6 +246,12 @@ class Refresher:
         self._stale = True
         with suppress(S3TError, OSError, sqlite3.Error), self._run.building():
             sweep(self._run, self._facts)
+
+    def _survey(self) -> None:
+        """Read again what is known to be damaged and was not trained anew, for it may have been out of reach for a while."""
+        self._facts.update()
+        self._stale, lost = True, self._run.damage.lost(self._facts)
+        self._run.damage.survey(self._facts, [fact for fact in self._facts.alive.values() if fact.seq in lost])
 
     def _last_trained(self) -> int:
         last = self._run.ledger.last("train")

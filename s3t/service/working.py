@@ -52,7 +52,8 @@ class Service:
         try:
             self._system = self._writing.submit(System.open, run, backbone).result()
             opened.append((self._writing, self._system))
-            self._refresher = Refresher(run, self._system.config.plan, refreshing or Refreshing())
+            how = refreshing or Refreshing()
+            self._refresher = Refresher(run, self._system.config.plan, how, damage=self._system.damage)
             self._writing.submit(self._system.weights).result()
             self._watched = self._watching.submit(System.open, run, damage=self._system.damage).result()
             opened.append((self._watching, self._watched))

@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import aged
 from s3t.backbone import load
-from s3t.records import Layout, check_unique
+from s3t.records import Layout
 from s3t.system import System
+from s3t.unique import check_unique
 from verify.evidence import read_evidence
 from verify.report import Verdict
 from verify.rows import check_rows

@@ -6,7 +6,9 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from starlette.types import ASGIApp, Message
 from s3t.partition import slot
 from s3t.records import Layout, Recipe, Record, grouped
 from s3t.service.working import Service
+from s3t.system import System
 
 KEY = bytes(32)
 LAYOUT = Layout(2, 3, 3)
@@ -31,6 +34,15 @@ Headers = Sequence[tuple[bytes, bytes]]
 def placed(shard: int, piece: int) -> list[str]:
     """Return the ids of a slot."""
     return [name for name in IDS if slot(KEY, name, LAYOUT) == (shard, piece)]
+
+
+def spoil(run: Path, *patterns: str) -> None:
+    """Damage the heads of the nodes whose names match (``shard-00/*``)."""
+    with closing(System.open(run)) as system:
+        system.status()
+        for fact in system._opened()[1].alive.values():
+            if any(fnmatchcase(fact.node.name, pattern) for pattern in patterns):
+                (run / "nodes" / fact.key / "head.safetensors").write_bytes(b"damaged")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from command_line import call
-from serving_http import ALICE, BEARER, IDS, PROBE, TOKEN, Served, exchange, head_of, placed
+from serving_http import ALICE, BEARER, IDS, PROBE, TOKEN, Served, exchange, head_of, placed, spoil
 from starlette.testclient import TestClient
 
 from s3t.backbone import Backbone
@@ -189,19 +189,10 @@ def test_what_another_process_deletes_is_noticed(served: Served, tmp_path: Path)
     assert served.ask("GET", "/status", headers=BEARER).json["deleted"] == 1
 
 
-def _spoil(run: Path, *names: str) -> None:
-    """Damage the heads of these nodes, or of all."""
-    with closing(System.open(run)) as system:
-        system.status()
-        for fact in system._opened()[1].alive.values():
-            if not names or fact.node.name in names:
-                (run / "nodes" / fact.key / "head.safetensors").write_bytes(b"damaged")
-
-
 def test_damage_is_told_and_what_is_intact_serves(serve: Serve, copied: Callable[[], Path]) -> None:
     run = copied()
     whole = serve().predict(*PROBE).json
-    _spoil(run, "shard-00/0")
+    spoil(run, "shard-00/0")
     served = serve(run)
     assert served.ask("GET", "/health").json == {"status": "serving"}
     degraded = served.predict(*PROBE)
@@ -221,7 +212,7 @@ def test_damage_is_told_and_what_is_intact_serves(serve: Serve, copied: Callable
 def test_the_status_tells_what_a_prediction_met(served: Served) -> None:
     """The thread that looks has loaded nothing; what another met it knows."""
     assert served.ask("GET", "/status", headers=BEARER).json["damaged"] == {}
-    _spoil(served.run, "shard-01/1")
+    spoil(served.run, "shard-01/1")
     served.service._system._serving = None
     served.predict("word")
     status = served.ask("GET", "/status", headers=BEARER).json
@@ -231,7 +222,7 @@ def test_the_status_tells_what_a_prediction_met(served: Served) -> None:
 
 def test_where_nothing_is_intact_health_and_predictions_say_so(serve: Serve, copied: Callable[[], Path]) -> None:
     run = copied()
-    _spoil(run)
+    spoil(run, "*")
     served = serve(run)
     health = served.ask("GET", "/health")
     assert (health.status, health.json["offline"]) == (503, [0, 1])

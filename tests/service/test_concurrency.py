@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Callable
-from contextlib import closing
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_http import ALICE, PROBE, Served, placed
+from serving_http import ALICE, KEY, LAYOUT, PROBE, Served, placed
 
+from benchmarks.services import Listening
 from s3t.backbone import Backbone
+from s3t.partition import slot
+from s3t.records import Record
 from s3t.requests import Request
 from s3t.system import System
 
@@ -106,6 +111,69 @@ def test_the_end_is_that_of_one_by_one(serve: Serve, copied: Callable[[], Path],
         for name in VICTIMS:
             system.delete([name])
     assert _facts(served.run, tiny) == _facts(serial, tiny)
+
+
+@pytest.mark.slow
+def test_ten_thousand_operations_at_the_same_time(
+    fitted: Callable[[Path, Sequence[Record]], Path], tmp_path: Path, tiny: Backbone
+) -> None:
+    """Two services, each a process with two threads for predictions, over one run; seven clients that keep connections."""
+    records = [Record(f"m-{i:03d}", {"text": f"word{i} of text{i % 9}"}, i % 3) for i in range(480)]
+    run = fitted(tmp_path / "run", records)
+    serial = tmp_path / "serial"
+    shutil.copytree(run, serial)
+    places = [(0, 2), (1, 1), (0, 1), (0, 0), (1, 2)]  # of every slot but one, so that a shard stays live
+    of = {place: [r.id for r in records if slot(KEY, r.id, LAYOUT) == place] for place in places}
+    victims = [name for names in of.values() for name in names[:-5]]
+    each, predictors = 2450, 4
+    crew, acknowledged, bad = Crew(), [], []
+    asked = [0] * predictors
+
+    with ExitStack() as stack:
+        services = [stack.enter_context(Listening(run, ("--workers", "2"))) for _ in range(2)]
+
+        def predicting(who: int) -> None:
+            with closing(services[who % 2].client()) as client:
+                for number in range(each):
+                    status, said = client.ask("POST", "/predict", {"inputs": [PROBE[number % len(PROBE)]]})
+                    if status != 200 or said["n"] != 1:
+                        bad.append((status, said))
+                    asked[who] += 1
+
+        def deleting(who: int, names: list[str]) -> None:
+            with closing(services[who % 2].client()) as client:
+                for number, name in enumerate(names):
+                    while sum(asked) < 0.9 * each * predictors * number / len(names) and any(
+                        thread.is_alive() for thread in asking
+                    ):
+                        time.sleep(0.002)
+                    said = client.need("/delete", {"ids": [name]}, services[who % 2].token)
+                    acknowledged.append((name, *said["deleted"], *said["already"]))
+
+        asking = [crew.add(lambda who=who: predicting(who)) for who in range(predictors)]  # type: ignore[misc]
+        parts = [victims[0::2], victims[1::2], victims[0::2][::-1]]  # a half is asked for of both services
+        more = [crew.add(lambda who=who, names=names: deleting(who, names)) for who, names in enumerate(parts)]  # type: ignore[misc]
+        crew.go([*asking, *more])
+        assert bad == []
+        assert sum(asked) + len(acknowledged) >= 10_000
+        assert {name for name, *_ in acknowledged} == set(victims) and len(victims) >= 300
+        assert all(said == [name] for name, *said in acknowledged), "each deletion is acknowledged by its id alone"
+        with closing(System.open(serial, tiny)) as system:
+            for name in victims:
+                system.delete([name])
+            wanted = system.predict([{"text": text} for text in PROBE])
+        for service in services:
+            with closing(service.client()) as client:
+                rows = client.need("/predict", {"inputs": PROBE})["rows"]
+            assert [row["scores"] for row in rows] == wanted.astype(float).round(6).tolist()
+    ours, theirs = _facts(run, tiny), _facts(serial, tiny)
+    assert ours == theirs
+    assert ours["retained"] == sorted({record.id for record in records} - set(victims))
+    for path in (run, serial):
+        with closing(System.open(path, tiny)) as system:
+            system.refresh()
+    mended = _facts(run, tiny)
+    assert mended == _facts(serial, tiny) and len(mended["alive"]) > len(ours["alive"])
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["by the service", "by another process"])

@@ -16,17 +16,18 @@ import planted_work
 import pytest
 from command_line import refused
 from planted_work import mark, wait_for
-from serving_http import BEARER, LAYOUT, PROBE, RECIPE, RECORDS, Served, placed
+from serving_http import BEARER, LAYOUT, PROBE, RECIPE, RECORDS, Served, placed, spoil
 
 from baselines.methods import make_plan
 from benchmarks.services import Listening
 from s3t import runs
 from s3t.backbone import Backbone
 from s3t.building import Builder
-from s3t.errors import ServiceError
+from s3t.errors import DamageError, ServiceError
 from s3t.records import Record
 from s3t.refreshing import Policy, Standing, standing
 from s3t.service.refresher import Refresher, Refreshing, trained_on
+from s3t.store import NodeStore
 from s3t.system import System
 from verify.machine import on_threads
 
@@ -92,7 +93,8 @@ class Bench:
         self.now, self.log, self.begun = 0.0, [], []
         self.system = System.open(run, tiny)
         how = {"policy": Policy.of(policy), "log": self.log.append, **how}
-        self.refresher = Refresher(run, self.system.config.plan, Refreshing(**how), self._begin, lambda: self.now)
+        plan, damage = self.system.config.plan, self.system.damage
+        self.refresher = Refresher(run, plan, Refreshing(**how), self._begin, lambda: self.now, damage)
         self.refresher.open()
 
     def _begin(self, *given: Any) -> Planted:
@@ -220,6 +222,64 @@ def test_a_shard_without_records_is_not_waited_for(bench: Callable[..., Bench], 
     assert one.at(100) == 1
     one.system.delete([placed(1, 0)[0]])
     assert one.at(200) == 1, "it never comes back, so nothing is due for it"
+
+
+@pytest.mark.parametrize(
+    ("policy", "spoiled", "wanted"),
+    [
+        ("never", ["shard-*"], 0),
+        ("when-dead", ["shard-00/*"], 1),
+        ("when-dead", ["shard-00/0", "shard-00/1"], 0),
+        ("when-dead", ["shard-00/0", "shard-00/1", "shard-00/2"], 1),
+        ("below:3", ["shard-01/0-*", "shard-01/1-*", "shard-01/2-*"], 1),
+        ("below:3", ["shard-01/0-*", "shard-01/1-*"], 0),
+        ("below:1", ["shard-01/0-*", "shard-01/1-*", "shard-01/2-*"], 0),
+        ("every:1h", ["shard-00/0-1-2"], 1),
+    ],
+)
+def test_a_damaged_node_counts_as_missing(
+    bench: Callable[..., Bench], tiny: Backbone, policy: str, spoiled: list[str], wanted: int
+) -> None:
+    one = bench(policy, rest=1.0)
+    spoil(one.system.path, *spoiled)
+    assert one.at(4000) == 0, "nobody has met it"
+    one.system.served()
+    assert one.at(4001) == wanted
+    if wanted:
+        with closing(System.open(one.system.path, tiny)) as other:
+            other.refresh()
+        one.begun[0].outcome = "done"
+    assert one.at(4100) == wanted
+    assert one.system.status().damaged == {} or not wanted
+
+
+def test_what_was_out_of_reach_for_a_while_is_read_again_after_a_refresh(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bench("when-dead", rest=1.0)
+
+    def unreadable(*_: Any) -> Any:
+        raise DamageError("it cannot be read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NodeStore, "_opened", unreadable)
+        one.system.served()
+        assert one.at(1) == 1
+    one.begun[0].outcome = "done"
+    assert one.at(100) == 1, "it had nothing to mend, and nothing is due any more"
+    assert one.system.status().damaged == {}
+    assert len(one.system.served().models) == LAYOUT.shards
+
+
+def test_a_service_mends_what_it_finds_damaged(serve: Serve, copied: Callable[[], Path]) -> None:
+    run = copied()
+    whole = serve().predict(*PROBE).body
+    spoil(run, "shard-00/*")
+    served = serve(run, refreshing=Refreshing(DEAD, rest=0.2))
+    _until(lambda: _told(served)["last_outcome"] == "done")
+    assert served.predict(*PROBE).body == whole
+    status = _status(served)
+    assert (status["damaged"], status["missing_nodes"], status["offline"]) == ({}, 0, [])
 
 
 def test_threads_are_those_of_the_run(fitted: Fitted, tmp_path: Path, tiny: Backbone) -> None:

@@ -171,7 +171,9 @@ class Forged(Builder):
 
     def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
         layout, store = plan.layout, self.run.records
-        slots = [store._slot_rows(shard, piece) for shard in range(layout.shards) for piece in range(layout.slices)]
+        slots = [
+            list(store._slot_rows(shard, piece)) for shard in range(layout.shards) for piece in range(layout.slices)
+        ]
         longest = [max(rows, key=lambda row: len(row.record.content())) for rows in slots if rows]
         buffer = [row for row in longest if row not in stored]
         return super().run_kernel(plan, node, sorted([*stored, *buffer], key=lambda row: row.record.id))

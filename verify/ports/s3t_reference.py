@@ -22,7 +22,8 @@ from torch import Tensor
 from s3t.backbone import Backbone, Encoded
 from s3t.contract import Cost, NodeFacts, Progress, Provenance, Receipt, ServedChain, Slot
 from s3t.errors import OfflineError, RecordError
-from s3t.records import Inputs, Record, check_unique
+from s3t.records import Inputs, Record
+from s3t.unique import check_unique
 from verify.ports import engine
 from verify.ports.engine import Best, Net, Setting, Work
 from verify.ports.mistakes import S3TMistakes

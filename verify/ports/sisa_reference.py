@@ -21,7 +21,8 @@ from torch import Tensor
 from s3t.backbone import Backbone, Encoded
 from s3t.contract import Cost, NodeFacts, Progress, Provenance, Receipt, ServedChain
 from s3t.errors import RecordError
-from s3t.records import Inputs, Record, canonical_json, check_unique, sha256
+from s3t.records import Inputs, Record, canonical_json, sha256
+from s3t.unique import check_unique
 from verify.ports import engine
 from verify.ports.engine import Net, Setting, Work
 from verify.ports.mistakes import SISAMistakes
