@@ -61,15 +61,10 @@ class Cluster(Executor):
             raise RunError("this process uses Ray already; call ray.shutdown() first")
         if self._address is None:
             scratch = self._leaving.enter_context(tempfile.TemporaryDirectory(prefix="s3t-ray-"))
-            how |= {
-                "num_cpus": sum(kit.threads for kit in self._kits),
-                "include_dashboard": False,
-                "_temp_dir": scratch,
-            }
-            how |= {"object_store_memory": STORE_BYTES}
-            how |= {
-                "_system_config": {"automatic_object_spilling_enabled": False}
-            }  # nothing that travels reaches a disk
+            # A new one, not one that happens to run here; and nothing that travels reaches a disk.
+            how |= {"address": "local", "include_dashboard": False, "_temp_dir": scratch}
+            how |= {"_system_config": {"automatic_object_spilling_enabled": False}}
+            how |= {"num_cpus": sum(kit.threads for kit in self._kits), "object_store_memory": STORE_BYTES}
         else:
             how["address"] = _reached(self._address)
         self._leaving.enter_context(_quiet())
