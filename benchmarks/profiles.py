@@ -240,6 +240,8 @@ PROFILES["larger"] = replace(
     limits=(240, 120, 240),
     seeds=(0,),
     designs=False,
+    recipes=dict.fromkeys(("sequential", "retrain-lora", "sisa-lora", "sisa-lora-lazy"), replace(LORA, lr=2e-3))
+    | {"s3t": replace(LORA, lr=5e-4)},
 )
 _VISION = Recipe(lr=4e-3, head_lr=3e-3)
 _VISION_SISA = replace(_VISION, lr=1e-3)
