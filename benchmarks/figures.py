@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import designs, executors, painters, panels, planning, refreshes, speed, survival
+from benchmarks import designs, painters, panels, planning, refreshes, speed, spreads, survival
 from benchmarks.rows import read
 from benchmarks.style import STYLE
 from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
@@ -90,7 +90,7 @@ STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
     "service": ("streams", "test accuracy", panels.worth),
     "planner": ("planning", planning.METRIC, planning.paint),
     "refresh": ("refresh", refreshes.SERVED, refreshes.paint),
-    "executors": ("executors", executors.SPEEDUP, executors.paint),
+    "executors": ("executors", spreads.SPEEDUP, spreads.paint),
     "training": ("engine", speed.FASTER, speed.training),
     "ablation": ("engine", speed.PARTS, speed.ablation),
     "design": ("design", designs.FULL, designs.paint),

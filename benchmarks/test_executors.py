@@ -11,8 +11,9 @@ import pytest
 from baselines.methods import make_plan
 from benchmarks.comparing import name_of, ratio, rotated, seconds_of, summary
 from benchmarks.engines import Job, Outcome
-from benchmarks.executors import PLACES, THROUGHPUT, Sides, as_row, seconds_to_begin
+from benchmarks.executors import PLACES, THROUGHPUT, Sides, seconds_to_begin
 from benchmarks.profiles import PROFILES
+from benchmarks.spreads import as_row
 from benchmarks.workbench import Workbench
 from s3t.planner.spreading import node_times, spread
 from s3t.records import Layout

@@ -18,11 +18,13 @@ from benchmarks.painters import look
 from benchmarks.planning import as_rows, curve_of_rows, draw_options
 from benchmarks.refreshes import as_rows as refreshed
 from benchmarks.rows import Header, Machine, Row, RowSet, write
+from benchmarks.spreads import as_row
 from s3t.errors import DataError
 from s3t.plan import s3t_plan
 from s3t.planner.lives import Setting, simulate_lives, untouched
 from s3t.planner.options import Needs, options, pareto, pick
 from s3t.planner.price import Price
+from s3t.planner.spreading import node_times, spread
 from s3t.records import Layout, Recipe
 from s3t.refreshing import Policy
 
@@ -156,6 +158,18 @@ def refresh() -> list[Row]:
     return rows
 
 
+def executors() -> list[Row]:
+    """Return simulated builds of two layouts."""
+    more = {"records": 1000, "handing": 0.01, "start": 5.0}
+    rows: list[Row] = []
+    for shards in (2, 4):
+        times = node_times(s3t_plan(Layout(shards, 2, 2), Recipe(), 2), 1000, {1: 1.0, 2: 2.0})
+        shape = {"shards": shards, "slices": 2, "budget": 2}
+        found = [as_row(spread(times, workers, handing=0.01, start=5.0), shape, more) for workers in (1, 4, 16)]
+        rows += [Row(question="executors", profile="quick", model="minilm", **row) for row in found]
+    return rows
+
+
 def engine() -> list[Row]:
     """Return ratios and differences of accuracy for two modes, and an ablation."""
     about: dict[str, Any] = {"question": "engine", "profile": "quick", "method": "s3t", "kind": "measured", "n": 3}
@@ -208,7 +222,7 @@ def design() -> list[Row]:
     ]
 
 
-STUDIES = (survival, orders, streams, planning, refresh, engine, serving, deletion, design)
+STUDIES = (survival, orders, streams, planning, refresh, executors, engine, serving, deletion, design)
 
 
 def everything(folder: Path) -> None:
@@ -229,7 +243,7 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
         "capacity-quick.png",
         *(
             f"{name}-quick.png"
-            for name in ("layouts", "survival", "orders", "streams", "service", "planner", "refresh")
+            for name in ("layouts", "survival", "orders", "streams", "service", "planner", "refresh", "executors")
         ),
         *(f"{name}-quick.png" for name in ("training", "ablation", "design", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
@@ -261,6 +275,7 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         "orders",
         "planning",
         "refresh",
+        "executors",
         "engine",
         "serving",
         "deletion",
