@@ -136,7 +136,7 @@ class Ledger:
     def tombstone(self, tag: str) -> int | None:
         """Return the position of the request that deleted the record with ``tag``, or None."""
         row = self._one("SELECT seq FROM tombstones WHERE tag = ?", tag)
-        return int(row[0]) if row else None
+        return _position(row[0]) if row else None
 
     def hits(self) -> dict[Slot, int]:
         """Return for each slot that was ever hit the position of its last request, by one step in the index per slot.
@@ -157,7 +157,7 @@ class Ledger:
 
     def _last_hit(self, shard: int, piece: int) -> int:
         query = "SELECT coalesce(max(seq), 0) FROM hits WHERE shard = ? AND slice = ?"
-        return int(self._one(query, shard, piece)[0])
+        return _position(self._one(query, shard, piece)[0])
 
     def _one(self, query: str, *values: Any) -> Any:
         with readable(WHAT):
@@ -189,6 +189,12 @@ class Ledger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def _position(value: Any) -> int:
+    if not isinstance(value, int):  # SQLite keeps any type in any column
+        raise RunError(f"the ledger is damaged: its index says {value!r} is a position; nothing may be served")
+    return value
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -223,7 +223,7 @@ class RecordStore:
         query = f'SELECT tag, shard, slice, split, "commitment", start, length, "check" FROM records {where}'
         with readable(WHAT):
             for *fields, check in self._db.execute(query, values):
-                if _checksum(fields) != check:
+                if not all(isinstance(field, str | int | None) for field in fields) or _checksum(fields) != check:
                     raise RunError(f"the run's records are damaged (a row of {INDEX}); restore them from a copy")
                 yield _Place(*fields)
 

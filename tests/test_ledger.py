@@ -70,6 +70,15 @@ def test_a_damaged_head_is_refused(ledger: Ledger, path: Path, column: str) -> N
         Ledger(path)
 
 
+@pytest.mark.parametrize("value", ["'x'", "x'ff'", "1.5"])
+@pytest.mark.parametrize("table", ["hits", "tombstones"])
+def test_an_index_with_values_of_another_kind_is_refused(ledger: Ledger, path: Path, table: str, value: str) -> None:
+    """SQLite keeps any type in any column."""
+    _raw(path, f"DROP TRIGGER {table}_UPDATE", f"UPDATE {table} SET seq = {value}")
+    with pytest.raises(RunError, match=r"the ledger is damaged: its index says .* is a position"):
+        ledger.hits() if table == "hits" else ledger.tombstone("t1")
+
+
 def test_a_missing_or_foreign_file_is_refused(path: Path) -> None:
     with pytest.raises(RunError, match=r"ledger.sqlite is missing"):
         Ledger(path)

@@ -9,7 +9,7 @@ import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,18 @@ def test_a_damaged_row_is_not_read(store: RecordStore, folder: Path) -> None:
     with pytest.raises(RunError, match=r"the row at byte \d+ does not match its commitment"):
         store.ids("train")
     assert store.evaluation("test") == TEST
+
+
+@pytest.mark.parametrize("value", [b"\xff", float("inf"), 2.5])
+@pytest.mark.parametrize("column", ["tag", "shard", "slice", "split", "start", "length", "commitment", "check"])
+def test_a_row_with_a_value_of_another_kind_is_not_read(
+    store: RecordStore, folder: Path, column: str, value: object
+) -> None:
+    """SQLite keeps any type in any column."""
+    with closing(sqlite3.connect(folder / INDEX)) as db, db:
+        db.execute(f'UPDATE records SET "{column}" = ? WHERE tag = ?', (value, tag(KEY, TRAIN[3].id)))
+    with pytest.raises(RunError, match="the run's records are damaged"):
+        list(store._index(""))
 
 
 def test_a_reader_waits_for_an_erasure_that_is_under_way(
