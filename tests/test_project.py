@@ -50,5 +50,13 @@ def test_the_audit_of_dependencies_is_strict_and_asked_for_alone(root: Path) -> 
     assert "python -m tox run -e dependencies" in (root / "docs" / "SECURITY.md").read_text()
 
 
+def test_links_between_documents_lead_somewhere(root: Path) -> None:
+    documents = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "results").rglob("*.md")]
+    links = [(page, link) for page in documents for link in re.findall(r"\]\(([^)#]+)", page.read_text())]
+    ours = [(page, link) for page, link in links if "://" not in link]
+    assert len(ours) > 30
+    assert [(page.name, link) for page, link in ours if not (page.parent / link).exists()] == []
+
+
 def test_the_citation_has_the_packages_version(root: Path) -> None:
     assert f"version: {s3t.__version__}\n" in (root / "CITATION.cff").read_text()
