@@ -338,10 +338,10 @@ def test_a_process_that_can_open_no_more_files_finds_nobody_damaged(
 ) -> None:
     system, real = open_(), Path.open
 
-    def short(self: Path, *how: Any) -> IO[Any]:
+    def short(self: Path, *how: Any, **more: Any) -> IO[Any]:
         if self.name == HEAD:
             raise OSError(errno.EMFILE, "Too many open files")
-        return real(self, *how)
+        return real(self, *how, **more)
 
     monkeypatch.setattr(Path, "open", short)
     with pytest.raises(RunError, match=r"head\.safetensors cannot be read now \(Too many open files\); try again"):

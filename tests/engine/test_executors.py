@@ -58,7 +58,7 @@ def _files(system: System) -> dict[str, tuple[tuple[str, str], ...]]:
         pytest.param("reference", TWO, marks=pytest.mark.slow),
         ("fast", TWO),
         pytest.param("reference", RAY, marks=pytest.mark.slow),
-        ("fast", RAY),
+        pytest.param("fast", RAY, marks=pytest.mark.slow),
         pytest.param("fast", Resources(executor="ray"), marks=pytest.mark.slow),
     ],
     ids=lambda value: f"{value.executor}-{value.workers}" if isinstance(value, Resources) else value,
@@ -282,12 +282,15 @@ def test_ray_that_is_not_there(tmp_path: Path, tiny: Backbone, monkeypatch: pyte
         _system(tmp_path / "run", tiny, resources=RAY).fit(RECORDS)
 
 
-def test_a_cluster_that_cannot_be_reached_or_is_too_small(tmp_path: Path, tiny: Backbone) -> None:
-    for address, message in (
-        ("127.0.0.1:1", "Ray cannot be reached at 127.0.0.1:1"),
-        ("ray://x:1", "is none of a Ray"),
-    ):
-        with pytest.raises(RunError, match=message):
-            _system(tmp_path / "a", tiny, resources=dataclasses.replace(RAY, address=address)).fit(RECORDS)
+@pytest.mark.parametrize(
+    ("address", "message"), [("127.0.0.1:1", "Ray cannot be reached at 127.0.0.1:1"), ("ray://x:1", "is none of a Ray")]
+)
+def test_a_cluster_that_cannot_be_reached(tmp_path: Path, tiny: Backbone, address: str, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        _system(tmp_path / "run", tiny, resources=dataclasses.replace(RAY, address=address)).fit(RECORDS)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_too_small(tmp_path: Path, tiny: Backbone) -> None:
     with pytest.raises(RunError, match=r"the cluster has 0 GPU, 2 workers ask for 1; give fewer workers"):
-        _system(tmp_path / "b", tiny, resources=dataclasses.replace(RAY, gpus=0.5)).fit(RECORDS)
+        _system(tmp_path / "run", tiny, resources=dataclasses.replace(RAY, gpus=0.5)).fit(RECORDS)
