@@ -63,7 +63,7 @@ class Cluster(Executor):
             scratch = self._leaving.enter_context(tempfile.TemporaryDirectory(prefix="s3t-ray-"))
             # A new one, not one that happens to run here; and nothing that travels reaches a disk.
             how |= {"address": "local", "include_dashboard": False, "_temp_dir": scratch}
-            how |= {"_system_config": {"automatic_object_spilling_enabled": False}}
+            how |= {"_system_config": {"automatic_object_spilling_enabled": False, "worker_niceness": 0}}
             how |= {"num_cpus": sum(kit.threads for kit in self._kits), "object_store_memory": STORE_BYTES}
         else:
             how["address"] = _reached(self._address)
