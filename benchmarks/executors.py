@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,10 @@ class Handing:
             Builder.prepare, Builder.finish = prepare, finish  # type: ignore[method-assign]
 
 
-@dataclass(frozen=True)
-class Sides:
-    """The sides of the comparison, and what handing nodes over cost on the one with processes."""
-
-    handing: Handing = field(default_factory=Handing)
-
-    def all(self, engine: str, precision: str) -> list[Ours]:
-        """Return a side for each of PLACES."""
-        around = {"2 processes": self.handing.clocked}
-        more = {name: {"around": around[name]} if name in around else {} for name in PLACES}
-        return [Ours(name, engine, precision, how, **more[name]) for name, how in PLACES.items()]  # type: ignore[arg-type]
+def sides(engine: str, precision: str, handing: Handing) -> list[Ours]:
+    """Return a side for each of PLACES; on the one with processes ``handing`` is clocked."""
+    made = [Ours(name, engine, precision, how) for name, how in PLACES.items()]
+    return [replace(side, around=handing.clocked) if side.mode == "2 processes" else side for side in made]
 
 
 def seconds_to_begin(resources: Resources, backbone: Backbone, kernel: str, folder: Path) -> float:

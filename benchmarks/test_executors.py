@@ -11,7 +11,7 @@ import pytest
 from baselines.methods import make_plan
 from benchmarks.comparing import name_of, ratio, rotated, seconds_of, summary
 from benchmarks.engines import Job, Outcome
-from benchmarks.executors import PLACES, THROUGHPUT, Sides, seconds_to_begin
+from benchmarks.executors import PLACES, THROUGHPUT, Handing, seconds_to_begin, sides
 from benchmarks.profiles import PROFILES
 from benchmarks.spreads import as_row
 from benchmarks.workbench import Workbench
@@ -38,8 +38,8 @@ def test_executors(benchmark: Any, bench: Workbench, rounds: int, tmp_path: Path
     case = profile.engine_data[0]
     whole = bench.dataset(case.data)
     dataset = dataclasses.replace(whole.subset(*case.limits) if case.limits else whole, test=())
-    layout, sides = bench.layout("s3t", profile.slices), Sides()
-    places = sides.all(profile.engine, profile.precision)
+    layout, clock = bench.layout("s3t", profile.slices), Handing()
+    places = sides(profile.engine, profile.precision, clock)
     about: dict[str, Any] = {"question": "executors", "data": dataset.name, "model": profile.model}
     shape = {"shards": layout.shards, "slices": layout.slices, "budget": layout.budget}
     measured: dict[str, Any] = {**about, **shape, "method": "s3t", "kind": "measured"}
@@ -70,8 +70,8 @@ def test_executors(benchmark: Any, bench: Workbench, rounds: int, tmp_path: Path
         )
     for name, seconds in begins.items():
         bench.add(metric="seconds to begin", unit="s", extra={"mode": name}, **summary(seconds), **measured)
-    handing, start = sides.handing.seconds / sides.handing.nodes, summary(begins["Ray, 2 workers"])["value"]
-    bench.add(metric="seconds to hand over a node", unit="s", value=handing, n=sides.handing.nodes, **measured)
+    handing, start = clock.seconds / clock.nodes, summary(begins["Ray, 2 workers"])["value"]
+    bench.add(metric="seconds to hand over a node", unit="s", value=handing, n=clock.nodes, **measured)
     stages = bench.stage_seconds(profile.cases[0][1])
     for shards, budget in SHAPES:
         plan = make_plan("s3t", Layout(shards, profile.slices, budget), profile.recipe("s3t"), bench.backbone.layers)

@@ -78,13 +78,6 @@ class Exchange:
             ) from error
 
 
-def close(exchange: Exchange, folder: Path) -> None:
-    """Erase an exchange, then the note of it in ``folder``."""
-    exchange.erase()
-    (folder / NOTE).unlink(missing_ok=True)
-    sync_folder(folder)
-
-
 def noted(folder: Path) -> tuple[str, ...]:
     """Return where the exchange is that a note in ``folder`` tells of, if there is one."""
     try:
@@ -94,8 +87,9 @@ def noted(folder: Path) -> tuple[str, ...]:
     return (url,) if url else ()
 
 
-def erase_leftover(folder: Path) -> None:
-    """Erase the exchange that a note in ``folder`` tells of. RunError, and the note stays, if that cannot be done now."""
+def erase_noted(folder: Path) -> None:
+    """Erase the exchange that a note in ``folder`` tells of, then the note. RunError, and it stays, if that cannot be done."""
     for url in noted(folder):
         Exchange(url).erase()
     (folder / NOTE).unlink(missing_ok=True)
+    sync_folder(folder)

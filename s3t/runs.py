@@ -20,7 +20,7 @@ from s3t.damage import Damage
 from s3t.digests import key_commitment, merkle_root
 from s3t.durable import make_folder, sync_folder, write_synced
 from s3t.errors import BusyError, RunError, S3TError
-from s3t.exchange import NOTE, erase_leftover
+from s3t.exchange import NOTE, erase_noted
 from s3t.graph import FORMAT
 from s3t.ledger import Ledger
 from s3t.partition import KEY_BYTES
@@ -130,8 +130,7 @@ class Run:
         """
         if self.has_scratch():
             shutil.rmtree(self.path / ACTIVATIONS, ignore_errors=True)
-            erase_leftover(self.path)
-            sync_folder(self.path)
+            erase_noted(self.path)
 
 
 def create(

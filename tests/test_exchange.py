@@ -12,7 +12,7 @@ import torch
 from s3t import S3T
 from s3t.backbone import Backbone
 from s3t.errors import RunError
-from s3t.exchange import NOTE, Exchange, close, erase_leftover, noted
+from s3t.exchange import NOTE, Exchange, erase_noted, noted
 from s3t.executors.channels import Direct, Shared
 from s3t.records import Layout, Recipe, Record
 from s3t.system import System
@@ -62,15 +62,14 @@ def test_it_is_erased_then_its_note(tmp_path: Path, place: str, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(Exchange, "erase", unreachable)
-        for end in (lambda: close(ours, tmp_path), lambda: erase_leftover(tmp_path)):
-            with pytest.raises(RunError, match="no network"):
-                end()
+        with pytest.raises(RunError, match="no network"):
+            erase_noted(tmp_path)
         assert noted(tmp_path) == (ours.url,), "what could not be erased is still told of"
-    erase_leftover(tmp_path)
+    erase_noted(tmp_path)
     assert noted(tmp_path) == ()
     with pytest.raises(RunError):
         Exchange(ours.url).get(digest)
-    erase_leftover(tmp_path)
+    erase_noted(tmp_path)
     ours.erase()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from s3t.backbone import Backbone
-from s3t.exchange import Exchange, close
+from s3t.exchange import Exchange, erase_noted
 from s3t.executors.base import Executor, WorkerLost
 from s3t.executors.channels import channel
 from s3t.executors.station import Kit
@@ -55,4 +55,4 @@ def hire(resources: Resources, backbone: Backbone, kernel: str, number: int, fol
             yield executor
     finally:
         if exchange:
-            close(exchange, folder)
+            erase_noted(folder)

@@ -64,7 +64,7 @@ class Station:
         except RunError as error:
             self._failure = str(error)
             return
-        except Exception as error:
+        except Exception as error:  # transformers raises many kinds, and a worker that dies here could not say why
             self._failure = f"base model {kit.model!r} cannot be loaded by a worker ({error}); train without workers"
             return
         if self._backbone.digest != kit.digest:
