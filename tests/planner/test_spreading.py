@@ -58,6 +58,14 @@ def test_a_chain_is_not_sped_up_and_shards_are() -> None:
     assert math.isclose(spread(shards, 8).speedup, 8.0) and math.isclose(spread(shards, 512).limit, 8.0)
 
 
+def test_the_next_node_is_handed_over_while_one_is_trained() -> None:
+    """Four nodes that need none of each other, a second each, half a second to hand over: only the first is waited for."""
+    times = {Node(shard, (0,)): 1.0 for shard in range(4)}
+    assert spread(times, 1, handing=0.5).seconds == 0.5 + 4 * 1.0
+    assert spread(times, 1, handing=2.0).seconds == 4 * 2.0 + 1.0
+    assert spread(times, 4, handing=0.5, start=1.0).seconds == 4 * 0.5 + 1.0
+
+
 def test_seconds_of_a_node_are_its_passes_times_those_of_its_stage() -> None:
     """80 records over 8 slots, 2 epochs: stage s reads s slots."""
     times = node_times(_plan(2, 4, 1), 80, {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0})
