@@ -207,11 +207,17 @@ def deaths(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
 
 @pytest.mark.parametrize("resources", [TWO, pytest.param(RAY, marks=pytest.mark.slow)], ids=["processes", "ray"])
 def test_a_worker_that_dies_costs_one_node(
-    tmp_path: Path, tiny: Backbone, deaths: Callable[[int], list[str]], resources: Resources
+    tmp_path: Path,
+    tiny: Backbone,
+    deaths: Callable[[int], list[str]],
+    resources: Resources,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = deaths(1)
+    told, replaced, real = deaths(1), list[int](), Executor.replace
+    monkeypatch.setattr(Executor, "replace", lambda self, place: (replaced.append(place), real(self, place)))
     system = _system(tmp_path / "run", tiny, engine="fast", resources=resources)
     cost = system.fit(RECORDS)
+    assert len(replaced) == 1, "what waited behind the node went with the same worker"
     assert told.count("died") == 1 and sorted(set(told) - {"died"}) == sorted(_files(system))
     assert len(told) - 1 == cost.nodes == len(_files(system)), "each node was trained to its end exactly once"
     alone = _system(tmp_path / "alone", tiny, engine="fast")
