@@ -23,6 +23,8 @@ from benchmarks.flops import Peak
 from s3t.errors import DataError
 
 SELF = Path("/proc/self")
+SHARE = 0.01
+"""Of the time that samples may take: the kernel walks all pages of a process to tell what is its own, tens of milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Usage:
 class Meter:
     """Measures its ``with`` block; :attr:`usage` afterwards. One at a time per process, for the memory's peak is reset.
 
-    ``children``: worker processes count too; their private memory is sampled ``every`` seconds, the process' own peak is exact.
-    Work on a GPU is waited for at both ends.
+    ``children``: worker processes count too; their private memory is sampled ``every`` seconds, or less often, so that sampling
+    takes no more than :data:`SHARE` of the time; the process' own peak is exact. Work on a GPU is waited for at both ends.
     """
 
     def __init__(self, *, children: bool = False, every: float = 0.05, root: Path = SELF) -> None:
@@ -163,8 +165,11 @@ class _Sampler(threading.Thread):
         self._most = sample()
 
     def run(self) -> None:
-        while not self._end.wait(self._every):
+        pause = self._every
+        while not self._end.wait(pause):
+            began = time.perf_counter()
             self._note()
+            pause = max(self._every, (time.perf_counter() - began) * (1 / SHARE - 1))
 
     def _note(self) -> None:
         own, theirs = self._sample()

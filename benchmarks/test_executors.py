@@ -18,26 +18,29 @@ from benchmarks.workbench import Workbench
 from s3t.planner.spreading import node_times, spread
 from s3t.records import Layout
 
-ROUNDS, WORKERS = {"smoke": 1, "health": 3, "full": 5}, (1, 2, 8, 16, 32, 64, 128, 256, 512)
-"""Profiles that compare executors, with the number of builds by each; simulated workers."""
+JOBS = {"smoke": (1, None), "health": (3, 2000), "full": (5, None)}
+"""Profiles that compare executors, with the number of builds by each and their records (None: the engine data set's)."""
+WORKERS = (1, 2, 8, 16, 32, 64, 128, 256, 512)
+"""Simulated."""
 RECORDS, SHAPES = 100_000, ((4, 3), (32, 3), (128, 6))
 """Of the simulated builds: records, and shards with orders."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One comparison if the profile has it."""
-    rounds = ROUNDS.get(metafunc.config.getoption("--profile"))
-    assert set(ROUNDS) <= set(PROFILES)
-    metafunc.parametrize("rounds", [rounds] if rounds else [])
+    job = JOBS.get(metafunc.config.getoption("--profile"))
+    assert set(JOBS) <= set(PROFILES)
+    metafunc.parametrize(("rounds", "records"), [job] if job else [])
 
 
-def test_executors(benchmark: Any, bench: Workbench, rounds: int, tmp_path: Path) -> None:
+def test_executors(benchmark: Any, bench: Workbench, rounds: int, records: int | None, tmp_path: Path) -> None:
     """Every order of the first engine data set, each executor in turn; then larger builds, simulated with what was measured."""
     benchmark.group = "executors"
     profile = bench.profile
     case = profile.engine_data[0]
     whole = bench.dataset(case.data)
-    dataset = dataclasses.replace(whole.subset(*case.limits) if case.limits else whole, test=())
+    limits = (records, 0, 0) if records else case.limits
+    dataset = dataclasses.replace(whole.subset(*limits) if limits else whole, test=())
     layout, clock = bench.layout("s3t", profile.slices), Handing()
     places = sides(profile.engine, profile.precision, clock)
     about: dict[str, Any] = {"question": "executors", "data": dataset.name, "model": profile.model}

@@ -143,6 +143,27 @@ def test_the_memory_of_worker_processes_counts() -> None:
     assert meter.usage.memory_growth is not None and meter.usage.memory_growth >= 60 * MB
 
 
+def test_samples_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pause grows with what a sample took: a meter that takes a core for itself would slow down what it measures."""
+    clock, pauses = [0.0], []
+
+    def sample() -> tuple[int, int]:
+        clock[0] += taken[len(pauses)]
+        return len(pauses), 0
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        return len(pauses) == 3
+
+    taken = [0.0, 0.0001, 0.04]
+    sampler = metering._Sampler(sample, 0.05)
+    monkeypatch.setattr(metering.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(sampler._end, "wait", wait)
+    sampler.run()
+    assert pauses == pytest.approx([0.05, 0.05, 0.04 / metering.SHARE - 0.04])
+    assert sampler._most == (2, 0)
+
+
 def test_what_cannot_be_read_is_missing_with_a_reason(tmp_path: Path) -> None:
     with Meter(root=tmp_path / "nowhere") as meter:
         sum(range(1000))
