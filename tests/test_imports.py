@@ -25,7 +25,7 @@ LEVELS = (
     ("s3t.answers",),
     ("s3t.records",),
     ("s3t", "s3t.contract", "s3t.digests", "s3t.data", "s3t.metrics", "s3t.replies"),
-    ("s3t.orders", "s3t.partition", "s3t.capacity", "s3t.streams", "s3t.design", "s3t.plan"),
+    ("s3t.orders", "s3t.partition", "s3t.capacity", "s3t.streams", "s3t.design", "s3t.analytic.head", "s3t.plan"),
     (
         "s3t.packing",
         "s3t.graph",
@@ -49,7 +49,7 @@ LEVELS = (
         "s3t.pretrained",
     ),
     ("s3t.blocks", "s3t.runs", "s3t.requests", "s3t.status", "s3t.refreshing"),
-    ("s3t.training", "s3t.engine", "s3t.duplicates"),
+    ("s3t.training", "s3t.engine", "s3t.duplicates", "s3t.analytic"),
     ("s3t.describing",),
     ("s3t.assignments",),
     ("s3t.executors",),
@@ -65,7 +65,17 @@ LAZY = {("s3t", "s3t.method"), ("s3t.building", "s3t.scheduling")}
 
 LIGHT = (
     *("s3t", "s3t.answers", "s3t.records", "s3t.errors", "s3t.contract", "s3t.digests", "s3t.data", "s3t.orders"),
-    *("s3t.partition", "s3t.capacity", "s3t.design", "s3t.plan", "s3t.graph", "s3t.ledger", "s3t.rows", "s3t.store"),
+    *(
+        "s3t.partition",
+        "s3t.capacity",
+        "s3t.design",
+        "s3t.analytic.head",
+        "s3t.plan",
+        "s3t.graph",
+        "s3t.ledger",
+        "s3t.rows",
+        "s3t.store",
+    ),
     *("s3t.selection", "s3t.facts", "s3t.refreshing", "s3t.damage", "s3t.packing", "s3t.resources", "s3t.placing"),
     *("s3t.runs", "s3t.requests", "s3t.status", "s3t.describing", "s3t.system", "s3t.method"),
     *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.model_card", "s3t.exporting", "s3t.tuning"),

@@ -1,0 +1,83 @@
+"""From sums to a linear map: what serves is computed from the sums anew each time, so equal sums give equal bits.
+
+All is done in float64 by one Cholesky factorisation (features^3 / 3 multiplications); nothing of an earlier solution is used.
+The factorisation's last bits depend on the machine and on the number of threads, as a node's do; the sums do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from s3t.analytic.head import AnalyticHead
+from s3t.analytic.sums import UNIT, Features, Sums
+from s3t.errors import OfflineError, RecipeError
+
+ABSENT = -1e6
+"""The score of a class of which no record is retained, where classes are compared by their means."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``weights`` (features, answers) and ``bias`` (answers,), float64: what serves."""
+
+    weights: Tensor
+    bias: Tensor
+
+    def scores(self, rows: Features) -> NDArray[np.float64]:
+        """Return scores (rows, answers) of quantised features (rows, features), each row's by itself."""
+        inputs = torch.from_numpy(rows.astype(np.float64))
+        if not len(inputs):
+            return np.zeros((0, len(self.bias)))
+        # Row by row: a product's bits may depend on how many rows it has, and a prediction must not depend on its company.
+        return (torch.stack([row @ self.weights for row in inputs]) + self.bias).numpy()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return both by name."""
+        return {"weights": self.weights, "bias": self.bias}
+
+
+def solve(sums: Sums, head: AnalyticHead) -> Linear:
+    """Return the linear map that ``head`` declares for the records that ``sums`` are over.
+
+    OfflineError without any record; RecipeError for classes compared by their means where answers are numbers.
+    """
+    if not sums.records:
+        raise OfflineError("no record is retained, so an analytic head has nothing to answer from; train another run")
+    if len(sums.counts) == 1 and head.form != "ridge":
+        raise RecipeError(f"form={head.form!r} compares classes, and the task's answers are numbers; choose ridge")
+    counts, linear, cross, targets, square = (
+        torch.from_numpy(part).double() for part in (sums.counts, sums.linear, sums.cross, sums.targets, sums.square)
+    )
+    if head.form == "ridge":
+        return _ridge(counts.sum(), linear, cross, targets, square, head.ridge, 1 / UNIT if len(counts) == 1 else 1.0)
+    means = torch.where(counts > 0, cross / counts.clamp(min=1), 0.0)
+    # Taken from the square one class after the other, so that the order of subtraction is declared.
+    for k in range(len(counts)):
+        square = square - torch.outer(cross[:, k], means[:, k])
+    spread = square.diagonal().clamp(min=0).mean()
+    if head.form == "prototypes":
+        weights = means / (spread / counts.sum()).clamp(min=1.0)
+    else:
+        weights = _divided(square, means * counts.sum(), head.ridge * spread)
+    bias = torch.where(counts > 0, -0.5 * (means * weights).sum(0), ABSENT)
+    return Linear(weights, bias)
+
+
+def _ridge(
+    count: Tensor, linear: Tensor, cross: Tensor, targets: Tensor, square: Tensor, ridge: float, unit: float
+) -> Linear:
+    square = square - torch.outer(linear, linear / count)
+    wanted = (cross - torch.outer(linear, targets / count)) * unit
+    weights = _divided(square, wanted, ridge * square.diagonal().clamp(min=0).mean())
+    return Linear(weights, (targets * unit - linear @ weights) / count)
+
+
+def _divided(square: Tensor, wanted: Tensor, shrinkage: Tensor) -> Tensor:
+    """Return (square + shrinkage I)^-1 wanted. A shrinkage below 1, the smallest product there is, is taken as 1."""
+    regular = square + torch.eye(len(square), dtype=torch.float64) * shrinkage.clamp(min=1.0)
+    return torch.cholesky_solve(wanted, torch.linalg.cholesky(regular))
