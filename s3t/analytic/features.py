@@ -20,20 +20,25 @@ from s3t.backbone import Backbone, Encoded
 from s3t.errors import DataError, LayoutError, ModelError
 
 
+def check_backbone(backbone: Backbone, head: AnalyticHead) -> None:
+    """Raise LayoutError if ``head`` names layers that the backbone has not, ModelError if that predicts texts."""
+    if backbone.predicts_text:
+        raise ModelError(
+            f"{backbone.name!r} is loaded to predict texts; an analytic head answers with classes or numbers"
+        )
+    beyond = [layer for layer in head.layers if layer >= backbone.layers]
+    if beyond:
+        raise LayoutError(f"the head reads layer {beyond[0]}, but {backbone.name!r} has 0..{backbone.layers - 1}")
+
+
 class Reader:
     """Makes features on ``backbone`` as ``head`` declares; ``seed``: of its random features.
 
-    LayoutError if the head names layers that the backbone has not; ModelError for a backbone that predicts texts.
+    Raises as :func:`check_backbone`.
     """
 
     def __init__(self, backbone: Backbone, head: AnalyticHead, seed: int) -> None:
-        if backbone.predicts_text:
-            raise ModelError(
-                f"{backbone.name!r} is loaded to predict texts; an analytic head answers with classes or numbers"
-            )
-        beyond = [layer for layer in head.layers if layer >= backbone.layers]
-        if beyond:
-            raise LayoutError(f"the head reads layer {beyond[0]}, but {backbone.name!r} has 0..{backbone.layers - 1}")
+        check_backbone(backbone, head)
         self._backbone = backbone
         self._head = head
         self._layers = head.layers or tuple(range(backbone.layers))
