@@ -6,6 +6,7 @@ by constants that are declared before any record is seen. Layers' outputs are ta
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,12 +67,14 @@ class Reader:
 
     @contextmanager
     def _outputs(self) -> Iterator[dict[int, Tensor]]:
-        """Catch what the layers make of one record: (tokens, hidden) each."""
+        """Catch what the layers make of one record in this thread, (tokens, hidden) each; others may use the model too."""
         found: dict[int, Tensor] = {}
+        here = threading.get_ident()
 
         def keep(layer: int) -> Any:
             def hook(module: Any, given: Any, made: Any) -> None:
-                found[layer] = (made if isinstance(made, Tensor) else made[0])[0]
+                if threading.get_ident() == here:
+                    found[layer] = (made if isinstance(made, Tensor) else made[0])[0]
 
             return hook
 
