@@ -55,6 +55,7 @@ Question = Literal[
     "http",
     "refresh",
     "executors",
+    "floors",
     "scale",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
