@@ -44,7 +44,8 @@ class Linear:
 def solve(sums: Sums, head: AnalyticHead) -> Linear:
     """Return the linear map that ``head`` declares for the records that ``sums`` are over.
 
-    OfflineError without any record; RecipeError for classes compared by their means where answers are numbers.
+    OfflineError without any record; RecipeError for classes compared by their means where answers are numbers, and for a ridge
+    so small that it drowns in the rounding of float64.
     """
     if not sums.records:
         raise OfflineError("no record is retained, so an analytic head has nothing to answer from; train another run")
@@ -80,4 +81,9 @@ def _ridge(
 def _divided(square: Tensor, wanted: Tensor, shrinkage: Tensor) -> Tensor:
     """Return (square + shrinkage I)^-1 wanted. A shrinkage below 1, the smallest product there is, is taken as 1."""
     regular = square + torch.eye(len(square), dtype=torch.float64) * shrinkage.clamp(min=1.0)
-    return torch.cholesky_solve(wanted, torch.linalg.cholesky(regular))
+    try:
+        return torch.cholesky_solve(wanted, torch.linalg.cholesky(regular))
+    except torch.linalg.LinAlgError:
+        raise RecipeError(
+            "with so small a ridge these features have no solution in float64; give a larger one"
+        ) from None

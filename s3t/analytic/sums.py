@@ -33,7 +33,7 @@ class Sums:
     ``cross`` (features, answers): of features times targets. ``targets`` (answers,): of the targets. ``square`` (features,
     features): of the products of features. Targets are 1 and 0 for classes, and in units of 1 / UNIT for a regression.
 
-    Changed in place by :meth:`add` and :meth:`remove` alone; :meth:`check` says whether they can be sums at all.
+    Changed in place by :meth:`add` and :meth:`remove` alone.
     """
 
     counts: Integers
@@ -122,11 +122,9 @@ class Sums:
             if not (np.abs(answers) <= 1).all():
                 raise DataError("a number lies outside -1..1; scale it to its declared range first")
             return np.rint(answers * UNIT).astype(np.int64)[:, None], np.zeros(len(rows), np.int64)
-        classes = answers.astype(np.int64)
-        if len(classes) and not (
-            classes.min() >= 0 and classes.max() < len(self.counts) and (classes == answers).all()
-        ):
+        if not ((answers >= 0) & (answers < len(self.counts)) & (answers == np.floor(answers))).all():
             raise DataError(f"an answer is none of the classes 0..{len(self.counts) - 1}")
+        classes = answers.astype(np.int64)
         return np.eye(len(self.counts), dtype=np.int64)[classes], classes
 
 
