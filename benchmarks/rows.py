@@ -56,6 +56,7 @@ Question = Literal[
     "refresh",
     "executors",
     "scale",
+    "analytic",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 Profile = Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]
