@@ -119,7 +119,7 @@ def test_histories_tell_a_solution_that_is_not_a_function_of_the_sums(monkeypatc
         return replace(found, bias=found.bias + 1e-15 * (len(calls) % 2))
 
     monkeypatch.setattr("benchmarks.analytic.solve", tired)
-    assert histories(made.rows, made.answers, 3, [AnalyticHead()], 10, np.random.default_rng(0)) == calls.count(0) == 0
+    assert histories(made.rows, made.answers, 3, [AnalyticHead()], 10, np.random.default_rng(0)) == 0
     assert len(set(calls)) > 3, "histories end with different numbers of records"
 
 
