@@ -78,9 +78,9 @@ def featured(backbone: Backbone, data: Dataset, head: AnalyticHead, max_length: 
         answers = np.array([target(record.label, data.classes) for record in records], np.float64)
         return Part(reader.read(backbone.encode([record.inputs for record in records], max_length)), answers)
 
-    parts = [part(records) for records in (data.train, data.validation, data.test)]
-    seconds = (perf_counter() - started) / sum(len(p.rows) for p in parts)
-    return Featured(head, len(data.classes), *parts, seconds)
+    train, validation, test = part(data.train), part(data.validation), part(data.test)
+    seconds = (perf_counter() - started) / sum(len(one.rows) for one in (train, validation, test))
+    return Featured(head, len(data.classes), train, validation, test, seconds)
 
 
 def accuracy(scores: Numbers, answers: Numbers) -> float:

@@ -23,7 +23,7 @@ ABSENT = -1e6
 
 @dataclass(frozen=True)
 class Linear:
-    """``weights`` (features, answers) and ``bias`` (answers,), float64: what serves."""
+    """``weights`` (features, answers), row after row in memory, and ``bias`` (answers,), float64: what serves."""
 
     weights: Tensor
     bias: Tensor
@@ -33,8 +33,9 @@ class Linear:
         inputs = torch.from_numpy(rows.astype(np.float64))
         if not len(inputs):
             return np.zeros((0, len(self.bias)))
-        # Row by row: a product's bits may depend on how many rows it has, and a prediction must not depend on its company.
-        return (torch.stack([row @ self.weights for row in inputs]) + self.bias).numpy()
+        # Row by row, each in memory of its own: a product's bits may depend on how many rows it has and on where they lie, and
+        # a prediction must not depend on its company.
+        return (torch.stack([row.clone() @ self.weights for row in inputs]) + self.bias).numpy()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return both by name."""
@@ -81,9 +82,7 @@ def _ridge(
 def _divided(square: Tensor, wanted: Tensor, shrinkage: Tensor) -> Tensor:
     """Return (square + shrinkage I)^-1 wanted. A shrinkage below 1, the smallest product there is, is taken as 1."""
     regular = square + torch.eye(len(square), dtype=torch.float64) * shrinkage.clamp(min=1.0)
-    try:
-        return torch.cholesky_solve(wanted, torch.linalg.cholesky(regular))
-    except torch.linalg.LinAlgError:
-        raise RecipeError(
-            "with so small a ridge these features have no solution in float64; give a larger one"
-        ) from None
+    factor, failed = torch.linalg.cholesky_ex(regular)
+    if int(failed):
+        raise RecipeError("with so small a ridge these features have no solution in float64; give a larger one")
+    return torch.cholesky_solve(wanted, factor).contiguous()

@@ -190,7 +190,8 @@ def test_a_rows_scores_do_not_depend_on_the_others(make: Any, form: Any, feature
         assert np.array_equal(found.scores(made.rows[i : i + 1])[0], whole[i])
         assert np.array_equal(found.scores(made.rows[i:][::-1])[-1], whole[i])
     assert found.scores(made.rows[:0]).shape == (0, 3)
-    assert found.tensors() == {"weights": found.weights, "bias": found.bias}
+    assert found.tensors() == {"weights": found.weights, "bias": found.bias} and found.weights.is_contiguous()
+    assert np.array_equal(Linear(found.weights.clone(), found.bias.clone()).scores(made.rows), whole)
 
 
 @pytest.mark.parametrize("form", FORMS)

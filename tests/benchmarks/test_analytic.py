@@ -119,8 +119,9 @@ def test_histories_tell_a_solution_that_is_not_a_function_of_the_sums(monkeypatc
         return replace(found, bias=found.bias + 1e-15 * (len(calls) % 2))
 
     monkeypatch.setattr("benchmarks.analytic.solve", tired)
-    assert histories(made.rows, made.answers, 3, [AnalyticHead()], 10, np.random.default_rng(0)) == 0
+    assert histories(made.rows, made.answers, 3, [AnalyticHead()], 10, np.random.default_rng(0)) == 10 - len(calls) // 2
     assert len(set(calls)) > 3, "histories end with different numbers of records"
+    assert len(calls) >= 16, "few histories end without a record"
 
 
 def test_solutions_are_compared_by_bits() -> None:
@@ -142,7 +143,8 @@ def test_made_features_come_in_chunks_the_same_each_time() -> None:
     chunks = list(made_features(many, 3, 4))
     assert [len(rows) for rows, _ in chunks] == [summing.ROWS, summing.ROWS, 5]
     rows, answers = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-    assert rows.dtype == np.int16 and (rows.min(), rows.max()) == (-LEVELS, LEVELS) and set(answers) == {0, 1, 2, 3}
+    assert rows.dtype == np.int16 and -LEVELS <= rows.min() < -32000 and 32000 < rows.max() <= LEVELS
+    assert set(answers) == {0, 1, 2, 3}
     again = list(made_features(many, 3, 4))
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(chunks, again, strict=True))
 
