@@ -95,12 +95,11 @@ class Sums:
             raise RunError(f"{self.records + len(rows)} records are more than the sums can hold, {MOST}")
         for start in range(0, len(rows), ROWS):
             part, wanted = rows[start : start + ROWS], targets[start : start + ROWS]
-            if (
-                len(part) <= 2
-            ):  # a rank-one update in integers costs less than a product in float64 with its conversions
-                for row, target in zip(part.astype(np.int64), wanted, strict=True):
-                    self.square[...] += sign * np.multiply.outer(row, row)
-                    self.cross[...] += sign * np.multiply.outer(row, target)
+            if len(part) <= 2:
+                # A rank-one update in integers costs less than a product in float64 with its conversions.
+                for row, target in zip(part.astype(np.int64), sign * wanted, strict=True):
+                    self.square[...] += np.multiply.outer(sign * row, row)
+                    self.cross[...] += np.multiply.outer(row, target)
             else:
                 self.square[...] += sign * _product(part, part)
                 self.cross[...] += sign * _product(part, wanted)
