@@ -51,11 +51,13 @@ Add = Callable[..., None]
 @dataclass(frozen=True)
 class Size:
     """``poolings``: of the heads that are compared, the widest last. ``random``: whether one with so many random features is
-    among them. ``deletions``: timed, by place among the poolings. ``histories``: how many, of ``most`` records each.
+    among them. ``ridges``: to choose from. ``deletions``: timed, by place among the poolings. ``histories``: how many, of
+    ``most`` records each.
     ``streams``: numbers of made-up records, of ``wide`` features, that are summed."""
 
     poolings: tuple[tuple[Pooling, ...], ...] = (MEAN,)
     random: int = 0
+    ridges: tuple[float, ...] = RIDGES[::2]
     deletions: tuple[int, ...] = (7,)
     histories: int = 10
     most: int = 200
@@ -64,12 +66,12 @@ class Size:
 
 
 SIZES: Mapping[str, Size] = {
-    "smoke": Size((MEAN, THREE), 16, (6, 3), 20, 60, (5_000, 20_000), 192),
+    "smoke": Size((MEAN, THREE), 16, deletions=(6, 3), histories=20, most=60, streams=(5_000, 20_000), wide=192),
     "quick": Size(),
     "pairs": Size(),
     "vision": Size(),
-    "health": Size((MEAN, THREE), 1024, (20, 6), 1000),
-    "full": Size((MEAN, THREE), 1024, (50, 10), 1000, streams=(10**5, 10**6)),
+    "health": Size((MEAN, THREE), 1024, deletions=(20, 6), histories=1000, streams=(20_000, 100_000)),
+    "full": Size((MEAN, THREE), 1024, RIDGES, (50, 10), 1000, streams=(10**5, 10**6)),
 }
 
 
@@ -119,7 +121,7 @@ def _told(head: AnalyticHead) -> dict[str, Any]:
 
 
 def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add) -> None:
-    choices = [choose(replace(read.head, form=form), read.validation, read.classes) for form in FORMS]
+    choices = [choose(replace(read.head, form=form), read.validation, read.classes, size.ridges) for form in FORMS]
     best = max(choices, key=lambda choice: choice.accuracy)
     _accuracies(bench, read, choices, best, add)
     extra = {"head": best.head.to_json(), "features": read.train.rows.shape[1]}
@@ -178,7 +180,7 @@ def _accuracies(bench: Workbench, read: Featured, choices: list[Choice], best: C
                     "validation_accuracy": choice.accuracy,
                     "validation_cross_entropy": choice.cross_entropy,
                     "validation_accuracy_by_ridge": {str(ridge): value for ridge, value in choice.accuracies.items()},
-                    "ridges": RIDGES,
+                    "ridges": list(choice.accuracies),
                     "temperatures": TEMPERATURES,
                     "best_form_on_validation": choice is best,
                     "test_cross_entropy": losses[0],
