@@ -57,6 +57,7 @@ Question = Literal[
     "executors",
     "floors",
     "scale",
+    "analytic",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 Profile = Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]

@@ -37,7 +37,7 @@ def chosen() -> dict[str, AnalyticHead]:
 def test_floors(
     benchmark: Any, bench: Workbench, chosen: dict[str, AnalyticHead], data: str, kind: Any, seed: int, tmp_path: Path
 ) -> None:
-    """The head's ridge and temperature are chosen on the validation split alone, which is never deletable, once per data set."""
+    """The head's ridge and temperature are chosen on the validation split alone, never deletable, once per data set."""
     benchmark.group = f"floors: {data}"
     dataset, profile = bench.dataset(data), bench.profile
     if data not in chosen:
