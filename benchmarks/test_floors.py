@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.analytic import choose, featured
-from benchmarks.floors import HEAD, kinds, live, rows_of
+from benchmarks.floored import live
+from benchmarks.floors import HEAD, kinds, rows_of
 from benchmarks.profiles import PROFILES
 from benchmarks.workbench import Workbench
 from s3t.analytic.head import AnalyticHead
