@@ -121,14 +121,18 @@ def _told(head: AnalyticHead) -> dict[str, Any]:
 
 
 def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add) -> None:
-    choices = [choose(replace(read.head, form=form), read.validation, read.classes, size.ridges) for form in FORMS]
+    count = len(read.train.rows)
+    choices = [
+        choose(replace(read.head, form=form), read.validation, read.classes, size.ridges).carried(count)
+        for form in FORMS
+    ]
     best = max(choices, key=lambda choice: choice.accuracy)
     _accuracies(bench, read, choices, best, add)
     extra = {"head": best.head.to_json(), "features": read.train.rows.shape[1]}
     draw = np.random.default_rng([11, number])
     if not read.head.random:
         ridge = choices[FORMS.index("ridge")].head
-        victims = draw.permutation(len(read.train.rows))[: size.deletions[number] + 1].tolist()
+        victims = draw.permutation(count)[: size.deletions[number] + 1].tolist()
         timed = deletions(read.train, read.classes, ridge, victims)
         for what, seconds in (
             ("one deletion", [one.update + one.solution for one in timed]),
@@ -139,7 +143,7 @@ def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add
             spread = {"fastest": min(seconds), "slowest": max(seconds), "head": ridge.to_json()}
             add(
                 metric=f"{what} p50", unit="s", value=statistics.median(seconds), low=low, high=high, n=len(seconds),
-                confidence=None if low is None else 0.95, extra={**extra, **spread, "records": len(read.train.rows)},
+                confidence=None if low is None else 0.95, extra={**extra, **spread, "records": count},
             )  # fmt: skip
     if number == 0:
         heads = [choice.head for choice in choices]
@@ -177,6 +181,8 @@ def _accuracies(bench: Workbench, read: Featured, choices: list[Choice], best: C
                     "features": read.train.rows.shape[1],
                     "records": count,
                     "chosen_on": f"validation, {len(read.validation.rows)} records, {FOLDS} folds",
+                    "ridge_on_validation": choice.ridge,
+                    "records_of_a_fold": choice.records,
                     "validation_accuracy": choice.accuracy,
                     "validation_cross_entropy": choice.cross_entropy,
                     "validation_accuracy_by_ridge": {str(ridge): value for ridge, value in choice.accuracies.items()},
