@@ -83,7 +83,7 @@ def _ridge(
 
 def _take(square: Tensor, left: Tensor, right: Tensor) -> None:
     """Subtract the outer product, some rows at a time, so that no second table as large is made."""
-    for rows, some in zip(square.split(BLOCK), left.split(BLOCK), strict=True):
+    for rows, some in zip(torch.split(square, BLOCK), torch.split(left, BLOCK), strict=True):
         rows -= torch.outer(some, right)
 
 
