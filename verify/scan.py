@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from verify.binary import FILE as FEATURES
 from verify.evidence import Evidence
 from verify.report import Finding, Verdict
 from verify.state import Node, State, Survivor, node_name
@@ -67,9 +68,9 @@ def check_scan(evidence: Evidence, state: State, serving: Collection[str] | None
         found.append(
             _violated(f"{staging.name} beside the run is a half-made run, with all its records", path=staging.name)
         )
-    missing = sorted(name for name in expected if not (evidence.folder / name).is_file())
+    missing = sorted(name for name in expected if name != FEATURES and not (evidence.folder / name).is_file())
     found += [Finding(CHECK, Verdict.UNDECIDED, f"{name} is missing", details={"path": name}) for name in missing]
-    found += [*_declared_files(state), *_tables(evidence, state)]
+    found += [*_declared_files(state), *_tables(evidence, state), *_features(evidence, state)]
     if not found:
         holds = f"{seen} files: all declared, of surviving nodes, and as recorded; nothing else is there"
         found.append(Finding(CHECK, Verdict.HOLDS, holds, details={"files": seen}))
@@ -97,7 +98,7 @@ def file_digest(path: Path) -> str:
 
 def _expected(state: State) -> dict[str, str | None]:
     """Return every accounted file with its recorded SHA-256, or None where none is recorded."""
-    expected: dict[str, str | None] = dict.fromkeys(FIXED)
+    expected: dict[str, str | None] = dict.fromkeys(FIXED if state.plan.head is None else (*FIXED, FEATURES))
     for node in state.survivors.values():
         expected |= _files(node)
     return expected
@@ -156,6 +157,22 @@ def _tables(evidence: Evidence, state: State) -> list[Finding]:
         if "tombstones" in tables and stored != state.tombstones:
             message = f"the ledger's table of tombstones holds {len(stored)}, its requests name {len(state.tombstones)}"
             found.append(_violated(message, path=name))
+    return found
+
+
+def _features(evidence: Evidence, state: State) -> list[Finding]:
+    """Nothing is left in features.bin of a deleted record; and once all were made, every retained one is there and intact."""
+    rows = evidence.features
+    left = sum(row.tag in state.tombstones and not row.zero for row in rows)
+    found = [_violated(f"features of {left} deleted records remain in {FEATURES}", path=FEATURES)] if left else []
+    for what, odd in (
+        ("are missing from", [row for row in rows if row.zero] if state.head else []),
+        ("do not match their checks in", [row for row in rows if not row.zero and not row.sound]),
+    ):
+        count = sum(row.tag not in state.tombstones for row in odd)
+        if count:
+            message = f"features of {count} retained records {what} {FEATURES}; `s3t refresh` makes them anew"
+            found.append(Finding(CHECK, Verdict.UNDECIDED, message, details={"path": FEATURES}))
     return found
 
 

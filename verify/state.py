@@ -20,6 +20,10 @@ from verify.plans import Plan, declared_plan
 Node = tuple[int, Prefix]
 """(shard, prefix): what a node is."""
 
+HEAD: Node = (-1, ())
+"""Where the analytic head stands among the nodes of what is served."""
+HEAD_NAME = "analytic head"
+
 
 @dataclass(frozen=True)
 class Survivor:
@@ -52,8 +56,20 @@ class Chain:
 
 
 @dataclass(frozen=True)
+class ServedHead:
+    """The analytic head that must serve: its key, the environment of its features, and the rows it is solved from."""
+
+    key: str
+    environment: Mapping[str, Any]
+    rows: tuple[Row, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class State:
-    """Everything derived. ``orders`` are those in force now; ``hits`` the last request that named each slot."""
+    """Everything derived. ``orders`` are those in force now; ``hits`` the last request that named each slot.
+
+    ``head``: the analytic head that serves beside the chains, if one does.
+    """
 
     plan: Plan
     recipe: Recipe
@@ -64,6 +80,22 @@ class State:
     tombstones: frozenset[str]
     hits: Mapping[tuple[int, int], int]
     by_slot: Mapping[tuple[int, int], tuple[Row, ...]] = field(repr=False)
+    head: ServedHead | None = None
+
+    @property
+    def retained(self) -> tuple[Row, ...]:
+        """All rows that may be trained on and are not deleted, sorted by id."""
+        return tuple(sorted((row for rows in self.by_slot.values() for row in rows), key=lambda row: row.record.id))
+
+    @property
+    def share(self) -> float:
+        """What the analytic head weighs in the ensemble: nothing where it does not serve, all where nothing else does."""
+        return 0.0 if self.head is None else self.plan.share if self.chains else 1.0
+
+    @property
+    def weight(self) -> float:
+        """What each chain weighs in the ensemble."""
+        return (1 - self.share) / len(self.chains)
 
     def rows(self, shard: int, prefix: Prefix) -> list[Row]:
         """Return the rows of a node, sorted by id."""
@@ -79,6 +111,8 @@ class State:
 
 def node_name(shard: int, prefix: Prefix) -> str:
     """Return how findings name a node."""
+    if (shard, prefix) == HEAD:
+        return HEAD_NAME
     return f"shard {shard}, slices {'-'.join(str(s) for s in prefix)}"
 
 
@@ -124,7 +158,20 @@ def derive_state(evidence: Evidence) -> State:
     live = {chain.shard for chain in chains}
     offline = tuple(shard for shard in range(plan.shards) if shard not in live)
     frozen = {slot: tuple(rows) for slot, rows in by_slot.items()}
-    return State(plan, recipe, orders, survivors, chains, offline, tombstones, hits, frozen)
+    state = State(plan, recipe, orders, survivors, chains, offline, tombstones, hits, frozen)
+    return replace(state, head=_head(evidence, state))
+
+
+def _head(evidence: Evidence, state: State) -> ServedHead | None:
+    """Return the analytic head that serves: where one is declared, its features were made, and a row is retained."""
+    made = [entry for entry in evidence.entries if entry.kind == "head"]
+    if state.plan.head is None or not made or not state.by_slot:
+        return None
+    environment, rows = dict(made[-1].body["environment"]), state.retained
+    commitments = [str(row.commitment) for row in rows]
+    return ServedHead(
+        derive.head_key(evidence.run, commitments=commitments, environment=environment), environment, rows
+    )
 
 
 def orders_now(plan: Plan, entries: Iterable[Entry]) -> tuple[Prefix, ...]:
