@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
-from baselines.plans import retrain, sequential, sisa
+from baselines.plans import analytic, retrain, sequential, sisa
 from s3t.design import Design
 from s3t.errors import LayoutError, did_you_mean
 from s3t.orders import Rule
@@ -16,6 +16,10 @@ from s3t.records import Layout, Recipe
 
 def _retrain_lora(layout: Layout, recipe: Recipe, layers: int) -> Plan:
     return retrain(recipe, layers, kind="lora")
+
+
+def _analytic(layout: Layout, recipe: Recipe, layers: int) -> Plan:
+    return analytic()
 
 
 def _retrain_full(layout: Layout, recipe: Recipe, layers: int) -> Plan:
@@ -32,12 +36,13 @@ METHODS: Mapping[str, MakePlan] = MappingProxyType(
         "sisa-full-lazy": partial(sisa, kind="full", eager=False),
         "retrain-lora": _retrain_lora,
         "retrain-full": _retrain_full,
+        "analytic": _analytic,
     }
 )
 """The constructor of each method's plan, by the plan's own ``method``."""
 
-UNDIVIDED = ("retrain-lora", "retrain-full")
-"""Methods that train one model on all data: their layout is always one shard of one slice."""
+UNDIVIDED = ("retrain-lora", "retrain-full", "analytic")
+"""Methods with one model on all data: their layout is always one shard of one slice."""
 
 
 def find(method: str) -> MakePlan:

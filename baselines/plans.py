@@ -1,4 +1,4 @@
-"""The baselines' plans (docs/DERIVATION.md, "Plans"): SISA, sequential LoRA, full retraining.
+"""The baselines' plans (docs/DERIVATION.md, "Plans"): SISA, sequential LoRA, full retraining, the analytic head alone.
 
 Sources: SISA is Bourtoule et al., IEEE S&P 2021, arXiv 1912.03817, sections IV and V; its epochs per slice are set so that
 the work equals unsliced training (section V-B). Sequential LoRA is SISA's scheme with S3T's epochs per stage.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from s3t.analytic.head import AnalyticHead
 from s3t.orders import cyclic
 from s3t.plan import Plan, Stage
 from s3t.records import Layout, Recipe
@@ -35,3 +36,8 @@ def sisa(layout: Layout, recipe: Recipe, layers: int, *, kind: Kind = "lora", ea
 def retrain(recipe: Recipe, layers: int, *, kind: Kind = "lora") -> Plan:
     """Return full retraining: one model on all data, trained again at each deletion."""
     return _continued(f"retrain-{kind}", Layout(1, 1, 1), layers, kind, float(recipe.epochs), eager=True)
+
+
+def analytic(head: AnalyticHead | None = None) -> Plan:
+    """Return the plan of an analytic head alone: nothing is trained, and any record can leave it exactly at any time."""
+    return Plan("analytic", Layout(1, 1, 1), ((0,),), (), head=head or AnalyticHead(), share=1.0)

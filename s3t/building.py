@@ -23,12 +23,13 @@ from s3t.errors import DamageError, DivergedError
 from s3t.facts import Facts
 from s3t.graph import Node, batches, node_key, seed
 from s3t.ledger import Superseded
+from s3t.observing import ObservedRows
 from s3t.partition import slot, tag
 from s3t.plan import Plan, Stage
 from s3t.records import canonical_json, sha256
 from s3t.requests import sweep
 from s3t.resources import Resources
-from s3t.rows import ObservedRows, StoredRow
+from s3t.rows import StoredRow
 from s3t.runs import ACTIVATIONS, Run
 from s3t.selection import Chain, TrainedNode
 from s3t.store import ADAPTER, CONFIG, HEAD, READS, tensor_bytes
@@ -75,13 +76,24 @@ class Builder:
             try:
                 lost, before = damaged(self.run, self.facts) if mend else set(), self.facts.cost
                 try:
-                    return train_missing(self, lost, progress, down=down)
+                    return train_missing(self, lost, progress, down=down) + self._features(progress)
                 except DamageError:  # what is missing builds on files that are lost, so these are made anew as well
                     train_missing(self, damaged(self.run, self.facts), progress, down=down)
+                    self._features(progress)
                     return self.facts.cost - before
             finally:
                 self.activations.close()
                 self._note_strays()
+
+    def _features(self, progress: Progress | None) -> Cost:
+        """Make what an analytic head lacks."""
+        if self.run.features is None:
+            return Cost()
+        from s3t.analytic.making import make_features
+
+        cost = make_features(self.run, self.backbone, self.rows, self.environment, progress)
+        self.facts.update()
+        return cost
 
     def _note_strays(self) -> None:
         """Put reads outside any node on record, also when the build fails."""

@@ -19,8 +19,8 @@ from typing import Literal
 
 from s3t.contract import Slot
 from s3t.errors import DataError
+from s3t.observing import ObservedRows
 from s3t.records import Record
-from s3t.rows import ObservedRows
 from s3t.runs import Run
 
 Shingles = Literal["characters", "words"]

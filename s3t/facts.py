@@ -30,6 +30,7 @@ class Facts:
         self.hits: dict[Slot, int] = {}
         self.alive: dict[Node, TrainedNode] = {}
         self._chains: dict[frozenset[int], dict[int, Chain]] = {}
+        self.has_head = plan.head is None
 
     def update(self) -> bool:
         """Read new facts; return whether there were any."""
@@ -45,7 +46,7 @@ class Facts:
         return True
 
     def _begin(self, head: int) -> None:
-        for kind in ("train", "extend"):
+        for kind in ("train", "extend", "head"):
             for entry in self._ledger.entries(kind, 0, head):
                 self._note(entry)
         self.hits = self._ledger.hits()
@@ -68,10 +69,12 @@ class Facts:
     def _note(self, entry: Entry) -> None:
         if entry.kind == "train":
             self._trained.append(trained_node(entry.seq, entry.body))
+        if entry.kind in ("train", "head"):
             for name, value in entry.body["cost"].items():
                 if name in self._spent:
                     self._spent[name] += value
-        elif entry.kind == "extend":
+        self.has_head |= entry.kind == "head"
+        if entry.kind == "extend":
             self.plan = self.plan.with_budget(entry.body["budget"])
 
     @property

@@ -46,7 +46,7 @@ def nodes(plan: Plan) -> list[Node]:
     found: dict[Node, None] = {}
     for order in plan.orders:
         for shard in range(plan.layout.shards):
-            for length in range(1, len(order) + 1):
+            for length in range(1, len(plan.stages) + 1):
                 found.setdefault(Node(shard, order[:length]))
     return list(found)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from s3t.analytic.head import AnalyticHead
 from s3t.design import PAPER, Design
 from s3t.errors import LayoutError
 from s3t.orders import Rule, cyclic
@@ -44,8 +45,9 @@ class Plan:
 
     ``rule`` says how the orders were chosen, ``design`` how S3T's stages were; orders and stages themselves are what counts.
 
-    ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. Raises LayoutError if an order is
-    not a permutation of the slices, if orders repeat, or if stages do not match the slices.
+    ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. ``head``: an analytic head that serves
+    beside the chains with the weight ``share``, or alone where there are no stages. Raises LayoutError if an order is not a
+    permutation of the slices, if orders repeat, if stages do not match the slices, or if the share is none.
     """
 
     method: str
@@ -55,9 +57,16 @@ class Plan:
     eager: bool = False
     rule: Rule = CYCLIC
     design: Design = PAPER
+    head: AnalyticHead | None = None
+    share: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.stages) != self.layout.slices:
+        alone = self.head is not None and not self.stages
+        if (self.head is None and self.share) or (self.head is not None and not 0 < self.share <= 1):
+            raise LayoutError(f"share={self.share!r} is no weight of an analytic head; give one above 0, at most 1")
+        if alone and (self.layout != Layout(1, 1, 1) or self.share != 1):
+            raise LayoutError("an analytic head alone has one shard of one slice, and share 1")
+        if not alone and len(self.stages) != self.layout.slices:
             raise LayoutError(f"{len(self.stages)} stages do not fit {self.layout.slices} slices; give one per slice")
         if len(set(self.orders)) != len(self.orders) or len(self.orders) != self.layout.budget:
             raise LayoutError(
@@ -75,6 +84,10 @@ class Plan:
     def pieces(self, prefix: Order) -> Order:
         """Return the slices whose records the node of ``prefix`` reads."""
         return prefix if self.cumulative else prefix[-1:]
+
+    def with_head(self, head: AnalyticHead, share: float) -> Plan:
+        """Return the plan with an analytic head beside its chains. LayoutError for a share not above 0 and at most 1."""
+        return replace(self, head=head, share=share)
 
     def ordered_by(self, rule: Rule) -> Plan:
         """Return the plan with the orders that ``rule`` chooses. LayoutError if it cannot choose as many."""
@@ -102,12 +115,14 @@ class Plan:
         """Return the plan as plain JSON values (docs/DERIVATION.md, "Run folder")."""
         raw = asdict(self)
         raw["orders"] = [list(order) for order in self.orders]
-        del raw["rule"], raw["design"]
+        del raw["rule"], raw["design"], raw["head"], raw["share"]
         raw["cumulative"] = self.cumulative
         if self.rule != CYCLIC:
             raw["rule"] = self.rule.to_json()
         if design := self.design.to_json():
             raw["design"] = design
+        if self.head is not None:
+            raw |= {"head": self.head.to_json(), "share": self.share}
         raw["stages"] = [stage.to_json() for stage in self.stages]
         return raw
 
@@ -118,7 +133,8 @@ class Plan:
         orders = tuple(tuple(order) for order in raw["orders"])
         rule = Rule.from_json(raw["rule"]) if "rule" in raw else CYCLIC
         design = Design.from_json(raw.get("design", {}), cumulative=raw["cumulative"])
-        return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], rule, design)
+        head = {"head": AnalyticHead.from_json(raw["head"]), "share": raw["share"]} if "head" in raw else {}
+        return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], rule, design, **head)
 
 
 def top_down_blocks(layers: int, slices: int) -> list[tuple[int, ...]]:

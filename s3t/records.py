@@ -223,6 +223,10 @@ class Layout(Checked):
                 f"give 1..{math.factorial(self.slices)}"
             )
 
+    def slots(self) -> list[tuple[int, int]]:
+        """Return every (shard, slice), in order."""
+        return [(shard, piece) for shard in range(self.shards) for piece in range(self.slices)]
+
 
 @dataclass(frozen=True)
 class Recipe(Checked):

@@ -29,6 +29,11 @@ class Request:
     already: tuple[str, ...]
     slots: tuple[Slot, ...]
 
+    @property
+    def number(self) -> int:
+        """How many requests there are with this one; 0 for one that added no fact."""
+        return int(self.name[1:]) if self.name else 0
+
 
 def delete(run: Run, ids: Sequence[str]) -> Request:
     """Record the deletion of ``ids`` as one atomic fact; their rows are still to be erased (:func:`erase`).
@@ -116,9 +121,14 @@ def _erase_rows(run: Run) -> None:
             )
         pending = False
         for entry in run.ledger.entries("request", done, head):
+            if run.features:
+                for marker in entry.body["tags"]:
+                    run.features.erase(run.records.number(marker))
             run.records.erase(entry.body["tags"])
             pending = True
         if pending:
+            if run.features:
+                run.features.sync()
             run.records.note_erased(head)
 
 

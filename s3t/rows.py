@@ -1,4 +1,4 @@
-"""The run's own copy of its records, erased row by row, and the one door through which training reads them. No torch.
+"""The run's own copy of its records, erased row by row. No torch.
 
 Salts and contents lie back to back in one flat file, written once. A deletion overwrites the row's bytes with zeros where
 they are and synchronises the file: nothing ever moves, so no copy of a row can be left elsewhere in it, and the cost of an
@@ -137,6 +137,18 @@ class RecordStore:
             return None
         return row.split, row.slot
 
+    def row(self, record_tag: str) -> StoredRow | None:
+        """Return the retained training record with ``record_tag``, None if it is not here or was erased."""
+        found = self._retained(self._index("WHERE tag = ? AND split = 'train'", record_tag))
+        return next((StoredRow(Record.from_content(content), value) for content, value in found), None)
+
+    def number(self, record_tag: str) -> int:
+        """Return where a training record stands among them in order of ingestion, from 0, whether erased or not."""
+        with readable(WHAT):
+            query = "SELECT rowid FROM records WHERE tag = ? AND split = 'train'"
+            (found,) = self._db.execute(query, (record_tag,)).fetchone()
+        return int(found) - 1
+
     @contextmanager
     def erasing(self) -> Iterator[None]:
         """Keep other processes from erasing; they wait. The hold ends with the process, however that ends."""
@@ -198,7 +210,7 @@ class RecordStore:
 
     def slot_ids(self, place: Slot, begin: str = "") -> list[str]:
         """Return the ids of a slot's retained records that ``begin`` so, sorted, for deletion; of the rows it holds one."""
-        return sorted(row.record.id for row in self._slot_rows(*place) if row.record.id.startswith(begin))
+        return sorted(row.record.id for row in self.slot_rows(*place) if row.record.id.startswith(begin))
 
     def evaluation(self, split: str) -> list[Record]:
         """Return the records of a never-deletable split (validation or test), sorted by id."""
@@ -206,7 +218,7 @@ class RecordStore:
             raise RunError(f"split {split!r} is not for evaluation; choose validation or test")
         return sorted(map(Record.from_content, self.contents(split)), key=lambda record: record.id)
 
-    def _slot_rows(self, shard: int, piece: int) -> Iterator[StoredRow]:
+    def slot_rows(self, shard: int, piece: int) -> Iterator[StoredRow]:
         """Yield a slot's retained rows. RunError at their end if the index does not have as many as the slot was given."""
         rows, found = self._index("WHERE split = 'train' AND shard = ? AND slice = ? ORDER BY start", shard, piece), 0
         for row in rows:
@@ -269,32 +281,3 @@ def _ingest(
 def _checksum(fields: Sequence[Any]) -> str:
     """Return what tells whether a row of the index is as it was written (docs/DERIVATION.md, "Records")."""
     return hashlib.sha256(canonical_json(list(fields))).hexdigest()[:32]
-
-
-class ObservedRows:
-    """The only door from training to the records. It notes which ids were read, and for which node.
-
-    Reads outside any node are *stray*: they could influence everything, so the system records them as such.
-    """
-
-    def __init__(self, store: RecordStore) -> None:
-        self._store = store
-        self._current: set[str] | None = None
-        self.stray: set[str] = set()
-
-    @contextmanager
-    def observing(self) -> Iterator[set[str]]:
-        """Attribute the reads of the body to one node; yields the growing set of ids read."""
-        reads: set[str] = set()
-        self._current = reads
-        try:
-            yield reads
-        finally:
-            self._current = None
-
-    def read(self, slots: Sequence[Slot]) -> list[StoredRow]:
-        """Return the retained training rows of ``slots``, sorted by id, and note that they were read."""
-        rows = [row for shard, piece in slots for row in self._store._slot_rows(shard, piece)]
-        rows.sort(key=lambda row: row.record.id)
-        (self.stray if self._current is None else self._current).update(row.record.id for row in rows)
-        return rows

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3t.analytic.store import FeatureStore
 from s3t.damage import Damage
 from s3t.digests import key_commitment, merkle_root
 from s3t.durable import make_folder, sync_folder, write_synced
@@ -55,6 +56,12 @@ class RunConfig:
         """The declared classes, in the order of labels."""
         return tuple(self.data["classes"])
 
+    @property
+    def features(self) -> int | None:
+        """How many features of each record an analytic head reads, None without one."""
+        head = self.plan.head
+        return None if head is None else head.size(self.model["layers"], self.model["hidden"])
+
     def to_bytes(self) -> bytes:
         """Return the content of run.json."""
         raw = {
@@ -91,7 +98,8 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Run:
-    """An open run folder: configuration, slot key, the three stores, and what is known of damaged nodes."""
+    """An open run folder: configuration, slot key, the stores (that of features if there is an analytic head), and what is
+    known of damaged nodes."""
 
     path: Path
     config: RunConfig
@@ -100,11 +108,14 @@ class Run:
     records: RecordStore
     nodes: NodeStore
     damage: Damage
+    features: FeatureStore | None = None
 
     def close(self) -> None:
         """Close the databases."""
         self.ledger.close()
         self.records.close()
+        if self.features:
+            self.features.close()
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -160,6 +171,8 @@ def create(
                 file.flush()
                 os.fsync(file.fileno())
             records = RecordStore.create(staging, key, config.plan.layout, train, *evaluation)
+            if (size := config.features) is not None:
+                FeatureStore.create(staging, size, len(train))
             ledger = Ledger.create(staging / LEDGER)
             root = _commit(staging / COMMITMENTS, records.commitments())
             slots = [[*place, count] for place, count in sorted(records.counts().items())]
@@ -210,8 +223,9 @@ def open_run(path: Path, damage: Damage | None = None) -> Run:
     key, given = _read_key(path / KEY), {(shard, piece): n for shard, piece, n in created.body["slots"]}
     if key_commitment(key) != created.body["key"]:
         raise RunError(f"{path / KEY} is not the key that the ledger was opened with; restore it from a copy")
-    nodes = NodeStore(path / NODES)
-    return Run(path, config, key, ledger, RecordStore(path, given), nodes, damage or Damage(nodes))
+    nodes, size = NodeStore(path / NODES), config.features
+    features = None if size is None else FeatureStore(path, size, created.body["rows"])
+    return Run(path, config, key, ledger, RecordStore(path, given), nodes, damage or Damage(nodes), features)
 
 
 def _read_key(path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Serving: the chain of every live shard in memory, and the ensemble over them.
+"""Serving: the chain of every live shard in memory, an analytic head if the plan has one, and the ensemble over them.
 
 Outputs are combined in float64 in ascending order of shards and returned in float32, so that the combination has one
 defined value (docs/DERIVATION.md, "What is served").
@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from s3t.analytic.mixing import mixed, softmax
+from s3t.analytic.solving import Linear
+from s3t.analytic.standing import NAME, SHARD, Kept, StandingHead
 from s3t.backbone import Backbone
 from s3t.building import load_state
 from s3t.contract import NodeFacts, ServedChain
@@ -53,6 +56,7 @@ class Serving:
         self._views = threading.local()
         self._held = Held(run, hold_bytes)
         self._due: dict[int, tuple[Facts, Chain]] = {}
+        self._head = StandingHead(run, backbone) if run.config.plan.head else None
         self.models: Models = {}
 
     def sync(self, facts: Facts) -> None:
@@ -67,6 +71,29 @@ class Serving:
             if self._held.fill(facts):
                 self.drop(facts)
             self._settle()
+            if self._head:
+                self._head.follow()
+
+    def recall(self, ids: Sequence[str]) -> list[Kept]:
+        """Return what :meth:`forget` needs of records that are about to be deleted, where there is an analytic head."""
+        with self._switching:
+            return self._head.recall(ids) if self._head else []
+
+    def forget(self, gone: Sequence[Kept], fresh: Sequence[str], request: int) -> None:
+        """Take the records that a request of this number deleted, ``fresh``, out of an analytic head."""
+        with self._switching:
+            if self._head:
+                self._head.forget(gone, fresh, request)
+
+    @property
+    def passes(self) -> int:
+        """How often a predicted record passes the base model: once for each chain, and for an analytic head."""
+        return len(self.models) + (self._head is not None)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with an analytic head's features, or nothing."""
+        return self._head.trouble if self._head else ""
 
     def _here(self, facts: Facts) -> Facts:
         """Return ``facts``, or in another thread than theirs a view of its own: SQLite's connections keep to their thread."""
@@ -108,7 +135,7 @@ class Serving:
         return self._numerics.chain(self._backbone, stages, state, config.recipe, len(config.classes))
 
     def snapshot(self) -> tuple[Models, dict[int, float]]:
-        """Return what serves at this moment: the models and their weights in the ensemble."""
+        """Return the chains that serve at this moment: the models and their weights among one another."""
         with self._switching:
             self._settle()
             return self.models, self.shard_weights()
@@ -139,29 +166,54 @@ class Serving:
             raise OfflineError(self._why())
         return models, weights
 
+    def _serving(self) -> tuple[Models, dict[int, float], Linear | None]:
+        """Return what serves at this moment: chains, their weights, and the analytic head's map. OfflineError without any."""
+        with self._switching:
+            models, weights = self.snapshot()
+            linear = self._head.linear if self._head else None
+        if not models and linear is None:
+            raise OfflineError(self._why())
+        return models, weights, linear
+
     def _why(self) -> str:
         """Say why nothing serves."""
+        if self.trouble:
+            return f"nothing is left to serve: {self.trouble}"
+        if self._head and not self._run.config.plan.stages:
+            return "no record is retained, so the analytic head has nothing to answer from; train another run"
         lost = ", ".join(self._run.damage.names)
         if lost:
             return f"every shard is offline: {lost} are damaged and no intact chain is left; run `s3t refresh`"
         return "every shard is offline: deletions hit all first slices; run a refresh to serve again"
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
-        """Return scores of shape (len(inputs), classes). OfflineError without any live shard."""
-        models, weights = self.live()
+        """Return scores of shape (len(inputs), classes). OfflineError without any live shard, or analytic head."""
+        models, weights, linear = self._serving()
         recipe = self._run.config.recipe
         with self._encoding:  # tokenizers set their truncation at each call
             rows = self._backbone.encode(inputs, recipe.max_length)
-        logits = self._numerics.score({shard: model for shard, (_, model) in models.items()}, rows)
-        return combine({shard: found.numpy() for shard, found in logits.items()}, weights, recipe.ensemble)
+        chains = None
+        if models:
+            logits = self._numerics.score({shard: model for shard, (_, model) in models.items()}, rows)
+            chains = combine({shard: found.numpy() for shard, found in logits.items()}, weights, recipe.ensemble)
+        if self._head is None or linear is None:
+            assert chains is not None
+            return chains
+        return mixed(chains, self._head.score(linear, rows), self._run.config.plan, recipe.ensemble)
 
     def told(self, facts: Facts) -> tuple[ServedChain, ...]:
         """Return what serves, with the reads observed when its nodes were trained."""
         while True:
-            models, weights = self.snapshot()
+            with self._switching:
+                models, weights = self.snapshot()
+                head = self._head.facts() if self._head and self._head.linear else None
+            share = 0.0 if head is None else self._run.config.plan.share if models else 1.0
+            beside = () if head is None else (ServedChain(SHARD, 0, share, (head,)),)
             try:
-                return tuple(
-                    ServedChain(shard, chain.order, weights[shard], tuple(map(self._facts_of, chain.nodes)))
+                return beside + tuple(
+                    ServedChain(
+                        shard, chain.order, (1 - share) * weights[shard], tuple(map(self._facts_of, chain.nodes))
+                    )
                     for shard, (chain, _) in models.items()
                 )
             except DamageError:
@@ -175,6 +227,8 @@ class Serving:
     def weights(self, facts: Facts) -> dict[str, Mapping[str, Tensor]]:
         """Return the tensors that serve, by node name: ``adapter.<name>`` and, for a chain's last node, ``head.<name>``."""
         out: dict[str, Mapping[str, Tensor]] = {}
+        if self._head and self._head.linear:
+            out[NAME] = self._head.linear.tensors()
         for chain, model in self.models.values():
             owner: dict[str, Node] = {}
             for stage, fact in zip(facts.plan.stages, chain.nodes, strict=False):
@@ -195,8 +249,7 @@ def combine(
     for shard in sorted(logits):
         scores = logits[shard].astype(np.float64)
         if ensemble == "mean-probabilities":
-            exponentials = np.exp(scores - scores.max(axis=1, keepdims=True))
-            scores = exponentials / exponentials.sum(axis=1, keepdims=True)
+            scores = softmax(scores)
         elif ensemble == "vote":
             scores = np.eye(scores.shape[1])[scores.argmax(axis=1)]
         scores = scores * weights[shard]

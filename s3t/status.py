@@ -46,7 +46,7 @@ def offline(run: Run, facts: Facts) -> tuple[int, ...]:
     """Return the shards without any chain that can serve now: none survives, or none that is intact, as far as is known."""
     facts.update()
     live = facts.chains(run.damage.lost(facts))
-    return tuple(shard for shard in range(facts.plan.layout.shards) if shard not in live)
+    return tuple(shard for shard in range(facts.plan.layout.shards) if shard not in live and facts.plan.stages)
 
 
 def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:

@@ -123,11 +123,10 @@ class System:
         RunError if the run was made otherwise; nothing is changed then.
         """
         check_records(records, self.config.classes, self._evaluation)
-        if self._run is None:
-            if self.path.exists():
-                self._attach(open_same(self.path, self.config, self._key))
-            else:
-                self._start(records)
+        if self._run is None and self.path.exists():
+            self._attach(open_same(self.path, self.config, self._key))
+        elif self._run is None:
+            self._start(records)
         requests.check_holds(self._opened()[0], records)
         return self._build(progress)
 
@@ -138,23 +137,26 @@ class System:
         never-deletable split; nothing has changed then. Ids that are deleted already are reported as such.
         """
         started = time.perf_counter()
-        run, facts = self._opened()
-        facts.update()
-        before = facts.live_keys()
+        run, facts = self._current()
+        before, kept = facts.live_keys(), self._serving.recall(ids) if self._serving else []
         request = requests.delete(run, ids)
         if not request.fresh:
             requests.recover(run, facts)  # an earlier request that was cut short is completed now
             cost = self._made_good()
-            return Receipt("", (), request.already, (), (), self._offline(), cost)
+            return Receipt("", (), request.already, (), (), offline(*self._opened()), cost)
+        if self._serving:
+            self._serving.forget(kept, request.fresh, request.number)
         dropped = self._drop(before)
         cost = Cost(seconds=time.perf_counter() - started) + self._made_good()
-        return Receipt(request.name, request.fresh, request.already, request.slots, dropped, self._offline(), cost)
+        return Receipt(
+            request.name, request.fresh, request.already, request.slots, dropped, offline(*self._opened()), cost
+        )
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
         """Return scores of shape (len(inputs), classes) from intact chains of live shards. OfflineError without any."""
         serving = self.served()
         scores = serving.predict(inputs)
-        self._forward_passes += len(inputs) * len(serving.models)
+        self._forward_passes += len(inputs) * serving.passes
         return scores
 
     def refresh(self, progress: Progress | None = None) -> Cost:
@@ -164,10 +166,12 @@ class System:
     def provenance(self) -> Provenance:
         """Say what is served now, from the models in memory and the reads observed when their nodes were trained."""
         run, facts = self._opened()
-        chains = self.served().told(facts)
+        serving = self.served()
+        chains = serving.told(facts)
         stray = frozenset(t for entry in run.ledger.entries("stray") for t in entry.body["tags"])
-        claim: Claim = "non-interference" if facts.missing(run.damage.nodes(facts)) else "retrained"
-        return Provenance(self.config.plan.method, claim, chains, self._offline(), stray)
+        lacking = facts.missing(run.damage.nodes(facts)) or not facts.has_head or serving.trouble
+        claim: Claim = "non-interference" if lacking else "retrained"
+        return Provenance(self.config.plan.method, claim, chains, offline(*self._opened()), stray)
 
     def weights(self) -> Mapping[str, Mapping[str, Tensor]]:
         """Return the tensors that serve now, by node name and tensor name."""
@@ -175,24 +179,20 @@ class System:
 
     def cost(self) -> Cost:
         """Return everything spent on this run so far."""
-        facts = self._opened()[1]
-        facts.update()
-        return facts.cost + Cost(forward_passes=self._forward_passes)
+        return self._current()[1].cost + Cost(forward_passes=self._forward_passes)
 
     # ---- beyond the contract ----
 
     def retire(self, slots: Iterable[Slot]) -> Receipt:
         """Drop whole slots without deleting a record, as an operator may; durable like a deletion."""
-        run, facts = self._opened()
-        facts.update()
+        run, facts = self._current()
         before = facts.live_keys()
         request = requests.retire(run, slots)
-        return Receipt(request.name, (), (), request.slots, self._drop(before), self._offline(), Cost())
+        return Receipt(request.name, (), (), request.slots, self._drop(before), offline(*self._opened()), Cost())
 
     def extend(self, budget: int, progress: Progress | None = None) -> Cost:
         """Raise the number of orders to ``budget`` and train only the nodes that this adds."""
-        run, facts = self._opened()
-        facts.update()
+        run, facts = self._current()
         if budget < facts.plan.layout.budget:
             raise RunError(f"budget={budget} is below the {facts.plan.layout.budget} orders that the run has already")
         if budget > facts.plan.layout.budget:
@@ -207,8 +207,7 @@ class System:
     def served(self) -> Serving:
         """Return the chains of the live shards in memory, in line with the ledger as of now."""
         run, facts = self._opened()
-        if self._serving is None:
-            self._serving = self._serving_for(run)
+        self._serving = self._serving or self._serving_for(run)
         self._serving.sync(facts)
         return self._serving
 
@@ -250,6 +249,11 @@ class System:
             raise RunError(f"{self.path} is not fitted yet; call fit first")
         return self._run, self._facts
 
+    def _current(self) -> tuple[Run, Facts]:
+        run, facts = self._opened()
+        facts.update()
+        return run, facts
+
     def _attach(self, run: Run) -> None:
         self._run, self._facts = run, Facts(run.ledger, run.config.plan)
         requests.recover(run, self._facts)
@@ -262,8 +266,7 @@ class System:
         self._attach(runs.open_run(self.path))
 
     def _drop(self, before: set[str]) -> tuple[str, ...]:
-        run, facts = self._opened()
-        facts.update()
+        run, facts = self._current()
         dropped = before - facts.live_keys()
         if self._serving:
             self._serving.drop(facts)
@@ -277,9 +280,6 @@ class System:
         run, facts = self._opened()
         due = self.config.plan.eager and not requests.ends_retired(run) and facts.missing()
         return self._build(None, down=True) if due else Cost()
-
-    def _offline(self) -> tuple[int, ...]:
-        return offline(*self._opened())
 
     def _loaded(self) -> Backbone:
         self._backbone = self._backbone or base_model(self.config.model["name"])

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from s3t.errors import RunError
+from s3t.observing import ObservedRows
 from s3t.partition import commitment, slot, tag
 from s3t.records import Layout, Record
-from s3t.rows import CONTENTS, INDEX, ObservedRows, RecordStore
+from s3t.rows import CONTENTS, INDEX, RecordStore
 
 KEY = bytes(range(32))
 LAYOUT = Layout(2, 3, 1)
@@ -59,7 +60,7 @@ def test_ingestion_gives_slots_to_training_records_alone(store: RecordStore) -> 
     for record in TRAIN:
         place = slot(KEY, record.id, LAYOUT)
         assert store.place(tag(KEY, record.id)) == ("train", place)
-        assert record in [row.record for row in store._slot_rows(*place)]
+        assert record in [row.record for row in store.slot_rows(*place)]
     assert store.place(tag(KEY, TEST[0].id)) == ("test", None)
     assert store.place(tag(KEY, "unknown")) is None
     assert list(store.contents("train")) == [record.content() for record in TRAIN]
@@ -115,7 +116,7 @@ def test_erasing(store: RecordStore) -> None:
     assert store.ids("train") == [record.id for record in TRAIN if record not in gone]
     assert store.place(tag(KEY, gone[0].id)) is None
     for place in itertools.product(range(2), range(3)):
-        assert not {row.record.id for row in store._slot_rows(*place)} & {record.id for record in gone}
+        assert not {row.record.id for row in store.slot_rows(*place)} & {record.id for record in gone}
 
 
 def test_evaluation_records_cannot_be_erased(store: RecordStore) -> None:

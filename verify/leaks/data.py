@@ -172,7 +172,7 @@ class Forged(Builder):
     def run_kernel(self, plan: Plan, node: Node, stored: list[StoredRow]) -> Trained:
         layout, store = plan.layout, self.run.records
         slots = [
-            list(store._slot_rows(shard, piece)) for shard in range(layout.shards) for piece in range(layout.slices)
+            list(store.slot_rows(shard, piece)) for shard in range(layout.shards) for piece in range(layout.slices)
         ]
         longest = [max(rows, key=lambda row: len(row.record.content())) for rows in slots if rows]
         buffer = [row for row in longest if row not in stored]

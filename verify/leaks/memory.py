@@ -179,7 +179,7 @@ def _own(rows: Sequence[StoredRow], run: Run, plan: Plan, node: Node) -> list[St
 def _rows(system: Planted, ids: Sequence[str]) -> tuple[StoredRow, ...]:
     run, facts = system._opened()
     slots = [(shard, piece) for shard in range(facts.plan.layout.shards) for piece in range(facts.plan.layout.slices)]
-    return tuple(row for slot in slots for row in run.records._slot_rows(*slot) if row.record.id in ids)
+    return tuple(row for slot in slots for row in run.records.slot_rows(*slot) if row.record.id in ids)
 
 
 class Holes(Planted):

@@ -77,7 +77,7 @@ class OldSizes(Serving):
         super().__init__(*given)
         layout, store = self._run.config.plan.layout, self._run.records
         places = [(shard, piece) for shard in range(layout.shards) for piece in range(layout.slices)]
-        self.sizes = {place: sum(1 for _ in store._slot_rows(*place)) for place in places}
+        self.sizes = {place: sum(1 for _ in store.slot_rows(*place)) for place in places}
 
     def shard_weights(self) -> dict[int, float]:
         rows = {shard: sum(n for slot, n in self.sizes.items() if slot[0] == shard) for shard in self.models}
