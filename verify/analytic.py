@@ -6,6 +6,7 @@ number is needed below 2^62; the map from sums to weights is in float64, in the 
 bits are compared.
 """
 
+# ruff: noqa: N803, N806 - matrices have the letters of the document
 from __future__ import annotations
 
 import math
@@ -43,7 +44,7 @@ class Reading:
         """Return the features of one encoded record, (d,). DataError for one that is not finite."""
         import torch
 
-        x = torch.cat([_pooled(tokens, how) for tokens in self._outputs(row) for how in self.head.poolings])
+        x = torch.cat([_pooled(tokens, how) for tokens in self._outputs(row) for how in self.head.poolings]).cpu()
         if self.head.random:
             x = torch.cat([x, torch.relu(x @ drawn(len(x), self.head.random, self.seed))])
         if not bool(torch.isfinite(x).all()):
@@ -62,7 +63,7 @@ class Reading:
 
             def note(module: Any, given: Any, made: Any, number: int = number) -> None:
                 out = made[0] if isinstance(made, tuple) else made
-                seen[number] = out[0].detach().float().cpu()
+                seen[number] = out[0].detach().float()
 
             watched.append(layer.register_forward_hook(note))
         try:
@@ -173,10 +174,10 @@ def scores(rows: Sequence[NDArray[np.int16]], solved: Mapping[str, Tensor]) -> N
     return torch.stack(found).numpy()
 
 
-def worked_out(
+def read_all(
     reading: Reading, rows: Iterable[tuple[str, Encoded, int | float]], answers: int
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return what serves, solved from ``rows`` (id, encoded record, target), and the digest of each row's features by id."""
+) -> tuple[Sums, dict[str, str]]:
+    """Return the sums over ``rows`` (id, encoded record, target), and the digest of each one's features by id."""
     digests: dict[str, str] = {}
 
     def made() -> Iterator[tuple[NDArray[np.int16], int | float]]:
@@ -186,4 +187,4 @@ def worked_out(
             yield features, target
 
     size = reading.head.features(reading.backbone.layers, reading.backbone.hidden)
-    return solve(sums(made(), size, answers), reading.head), digests
+    return sums(made(), size, answers), digests

@@ -10,19 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from s3t.errors import S3TError
 from s3t.records import Recipe, Record
 from verify import derive
-from verify.analytic import Reading, scores, worked_out
+from verify.analytic import Reading, read_all, scores, solve
 from verify.brief import Brief, read_brief
 from verify.combining import combine, mixed
 from verify.derive import Prefix
 from verify.machine import on_threads
+from verify.numerics import Kernel, Numerics, numerics
 from verify.plans import Plan, declared_plan
 from verify.state import Node
 
@@ -32,54 +33,6 @@ if TYPE_CHECKING:
     from s3t.backbone import Backbone, Encoded
 
 OUTCOME = "outcome.json"
-Kernel = Literal["shared", "oracle"]
-"""Whose numeric code a clean room uses: the system's (s3t.training), or the slow one of its own (verify.kernel)."""
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """A numeric kernel: its version, the records it takes, and what it does with them."""
-
-    version: str
-    row: Callable[..., Any]
-    seeds: Callable[..., Any]
-    state: Callable[..., Any]
-    task: Callable[..., Any]
-    train: Callable[..., Any]
-    score: Callable[..., list[Tensor]]
-
-
-def numerics(kernel: Kernel, version: str) -> Numerics:
-    """Return the numeric kernel of that name: the system's own of ``version``, or the oracle, which has one version.
-
-    S3TError if the system has no such version here.
-    """
-    if kernel == "oracle":
-        from verify import kernel as slow
-
-        def apart(
-            backbone: Any, chains: Sequence[tuple[Any, Any]], rows: Any, recipe: Recipe, classes: int
-        ) -> list[Tensor]:
-            return [slow.score_slowly(backbone, *chain, rows, recipe, classes) for chain in chains]
-
-        def row(encoded: Encoded, label: int | float, piece: int) -> slow.Row:
-            return slow.Row(encoded, label, piece)
-
-        return Numerics(slow.KERNEL, row, slow.Seeds, slow.State, slow.Task, slow.train_node_slowly, apart)
-    from s3t import training
-    from s3t.blocks import ModelState
-    from s3t.engine.numerics import Numerics as Engine
-
-    engine = Engine.of(version)
-
-    def together(
-        backbone: Any, chains: Sequence[tuple[Any, Any]], rows: Any, recipe: Recipe, classes: int
-    ) -> list[Tensor]:
-        models = {i: engine.chain(backbone, *chain, recipe, classes) for i, chain in enumerate(chains)}
-        found = engine.score(models, rows)
-        return [found[i] for i in range(len(chains))]
-
-    return Numerics(version, training.Row, training.Seeds, ModelState, training.Task, engine.train, together)
 
 
 @dataclass(frozen=True)
@@ -181,11 +134,16 @@ class Room:
         assert self.plan.head is not None
         return Reading(self.backbone, self.plan.head, int(self.brief.run["seed"]))
 
-    def solve(self) -> dict[str, str]:
-        """Make the features of all retained rows and solve the analytic head; return the features' digests by id."""
+    def solve(self, threads: int) -> dict[str, str]:
+        """Make the features of all retained rows and solve the analytic head; return the features' digests by id.
+
+        It is solved on as many threads as serve: what serves is solved when it begins to serve, not when features are made.
+        """
         classes = self.brief.run["data"]["classes"]
         rows = ((r.id, self.encoded[r.id], derive.target(r.label, classes)) for r in self.brief.rows)
-        self.solved, digests = worked_out(self.reading, rows, len(classes))
+        sums, digests = read_all(self.reading, rows, len(classes))
+        with on_threads(threads):
+            self.solved = solve(sums, self.reading.head)
         return digests
 
     def predict(self) -> Tensor:
@@ -229,7 +187,7 @@ def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
             save_file(node.named(), out / f"{number}.safetensors")
         if brief.head is not None:
             why = reason or ("" if room is None else _differs(room, brief.head, "its features were made"))
-            head = {"undecided": why} if why or room is None else {"features": room.solve()}
+            head = {"undecided": why} if why or room is None else {"features": room.solve(brief.threads)}
             if room is not None and room.solved is not None:
                 save_file(dict(room.solved), out / "head.safetensors")
         behind = {(shard, prefix[:i]) for shard, prefix in brief.chains for i in range(1, len(prefix) + 1)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 
 from s3t.contract import NodeFacts, Provenance, ServedChain
 from s3t.records import sha256
@@ -16,7 +17,7 @@ from verify.evidence import Evidence
 from verify.ordering import chosen
 from verify.plans import documented_plan, plan_faults
 from verify.report import Finding, Verdict
-from verify.scan import damaged
+from verify.scan import broken_features, damaged
 from verify.state import HEAD, HEAD_NAME, Chain, ServedHead, State, Survivor, node_name, without
 
 CHECK = "E0 lineage"
@@ -52,6 +53,13 @@ def as_served(provenance: Provenance, evidence: Evidence, state: State) -> tuple
     Where what is said to serve is not what survives, the damaged nodes that do not serve are taken away, and what is left must
     serve (docs/DERIVATION.md, "What is served"). Nothing is concluded from a run in that state, hence UNDECIDED at every level.
     """
+    if (
+        state.head
+        and len(_chains(provenance)) == len(provenance.chains)
+        and (broken := broken_features(evidence, state))
+    ):
+        state, found = as_served(provenance, evidence, replace(state, head=None))
+        return state, [*found, *(replace(f, check="evidence", message=f"{f.message}: it is left out") for f in broken)]
     shown = {(c.shard, c.order, tuple(c.nodes[-1].prefix) if c.nodes else ()) for c in _chains(provenance)}
     if shown == {(chain.shard, chain.order, chain.prefix) for chain in state.chains}:
         return state, []

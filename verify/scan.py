@@ -16,7 +16,7 @@ from pathlib import Path
 from verify.binary import FILE as FEATURES
 from verify.evidence import Evidence
 from verify.report import Finding, Verdict
-from verify.state import Node, State, Survivor, node_name
+from verify.state import HEAD_NAME, Node, State, Survivor, node_name
 
 CHECK = "E0 scan"
 FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite", "records.bin", "commitments")
@@ -161,19 +161,25 @@ def _tables(evidence: Evidence, state: State) -> list[Finding]:
 
 
 def _features(evidence: Evidence, state: State) -> list[Finding]:
-    """Nothing is left in features.bin of a deleted record; and once all were made, every retained one is there and intact."""
-    rows = evidence.features
-    left = sum(row.tag in state.tombstones and not row.zero for row in rows)
+    """Nothing is left in features.bin of a deleted record, and those of retained records are there and intact."""
+    left = sum(row.tag in state.tombstones and not row.zero for row in evidence.features)
     found = [_violated(f"features of {left} deleted records remain in {FEATURES}", path=FEATURES)] if left else []
-    for what, odd in (
-        ("are missing from", [row for row in rows if row.zero] if state.head else []),
-        ("do not match their checks in", [row for row in rows if not row.zero and not row.sound]),
-    ):
-        count = sum(row.tag not in state.tombstones for row in odd)
-        if count:
-            message = f"features of {count} retained records {what} {FEATURES}; `s3t refresh` makes them anew"
-            found.append(Finding(CHECK, Verdict.UNDECIDED, message, details={"path": FEATURES}))
-    return found
+    return found + broken_features(evidence, state)
+
+
+def broken_features(evidence: Evidence, state: State) -> list[Finding]:
+    """Return what of retained records' features is damaged, or missing though the ledger says that all were made."""
+    rows = [row for row in evidence.features if row.tag not in state.tombstones]
+    missing = sum(row.zero for row in rows) if any(entry.kind == "head" for entry in evidence.entries) else 0
+    odd = sum(not row.zero and not row.sound for row in rows)
+    return [
+        Finding(CHECK, Verdict.UNDECIDED, message, HEAD_NAME, details={"path": FEATURES})
+        for count, message in (
+            (missing, f"{missing} retained records have no features in {FEATURES}; `s3t refresh` makes them anew"),
+            (odd, f"features of {odd} retained records do not match their checks; `s3t refresh` makes them anew"),
+        )
+        if count
+    ]
 
 
 def _violated(message: str, **details: object) -> Finding:

@@ -95,7 +95,7 @@ class State:
     @property
     def weight(self) -> float:
         """What each chain weighs in the ensemble."""
-        return (1 - self.share) / len(self.chains)
+        return (1 - self.share) * (1 / len(self.chains))
 
     def rows(self, shard: int, prefix: Prefix) -> list[Row]:
         """Return the rows of a node, sorted by id."""
@@ -104,7 +104,7 @@ class State:
 
     def nodes(self) -> list[Node]:
         """Return every node of the plan, parents first."""
-        prefixes = {order[:i] for order in self.orders for i in range(1, len(order) + 1)}
+        prefixes = {order[:i] for order in self.orders for i in range(1, len(self.plan.stages) + 1)}
         ordered = sorted(prefixes, key=lambda p: (len(p), p))
         return [(shard, prefix) for shard in range(self.plan.shards) for prefix in ordered]
 
@@ -156,7 +156,7 @@ def derive_state(evidence: Evidence) -> State:
             by_slot.setdefault(slot, []).append(row)
     chains = served(plan.shards, orders, survivors, by_slot)
     live = {chain.shard for chain in chains}
-    offline = tuple(shard for shard in range(plan.shards) if shard not in live)
+    offline = tuple(shard for shard in range(plan.shards) if shard not in live and plan.stages)
     frozen = {slot: tuple(rows) for slot, rows in by_slot.items()}
     state = State(plan, recipe, orders, survivors, chains, offline, tombstones, hits, frozen)
     return replace(state, head=_head(evidence, state))
@@ -253,7 +253,8 @@ def without(state: State, lost: Collection[Node]) -> State:
     there = {node: survivor for node, survivor in state.survivors.items() if node not in lost}
     chains = served(state.plan.shards, state.orders, there, state.by_slot)
     live = {chain.shard for chain in chains}
-    return replace(state, chains=chains, offline=tuple(s for s in range(state.plan.shards) if s not in live))
+    offline = tuple(s for s in range(state.plan.shards) if s not in live and state.plan.stages)
+    return replace(state, chains=chains, offline=offline)
 
 
 def history(entries: Iterable[Entry], names: Mapping[str, str] | None = None) -> tuple[Event, ...]:
