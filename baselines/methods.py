@@ -7,6 +7,7 @@ from functools import partial
 from types import MappingProxyType
 
 from baselines.plans import analytic, retrain, sequential, sisa
+from s3t.analytic.head import AnalyticHead
 from s3t.design import Design
 from s3t.errors import LayoutError, did_you_mean
 from s3t.orders import Rule
@@ -54,11 +55,19 @@ def find(method: str) -> MakePlan:
 
 
 def make_plan(
-    method: str, layout: Layout, recipe: Recipe, layers: int, rule: Rule | None = None, design: Design | None = None
+    method: str,
+    layout: Layout,
+    recipe: Recipe,
+    layers: int,
+    rule: Rule | None = None,
+    design: Design | None = None,
+    head: AnalyticHead | None = None,
+    share: float | None = None,
 ) -> Plan:
     """Return the plan of ``method`` for a model of ``layers`` layers; undivided methods pay no heed to ``layout``.
 
-    ``rule``: how the orders are chosen, cyclic if None. ``design``: how S3T's blocks lie, as in the paper if None. Raises
+    ``rule``: how the orders are chosen, cyclic if None. ``design``: how S3T's blocks lie, as in the paper if None. ``head``:
+    an analytic head, beside the chains with weight ``share``, or what method ``analytic`` consists of. Raises
     LayoutError for an unknown method, for a layout or a design that the model cannot carry, for a design of another method
     than S3T, and for a rule that does not fit the slices.
     """
@@ -66,4 +75,11 @@ def make_plan(
     if design is not None and method != "s3t":
         raise LayoutError(f"{method} has no blocks to lay out ({design or 'a design'}): that is for s3t; leave it out")
     plan = make(layout, recipe, layers) if design is None else s3t_plan(layout, recipe, layers, design)
-    return plan if rule is None else plan.ordered_by(rule)
+    plan = plan if rule is None else plan.ordered_by(rule)
+    if method == "analytic":
+        if share is not None:
+            raise LayoutError(f"share={share!r}: method analytic has no chains beside its head; leave it out")
+        return analytic(head)
+    if head is not None and share is None:
+        raise LayoutError(f"method {method} has an analytic head beside its chains if its share is given, as 0.5")
+    return plan if share is None else plan.with_head(head or AnalyticHead(), share)

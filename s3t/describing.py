@@ -46,6 +46,12 @@ def describe(
         )
     if recipe.packing:
         backbone.check_packing(recipe.max_length)
+    if plan.head is not None:
+        from s3t.analytic.features import check_backbone
+        from s3t.analytic.solving import check_form
+
+        check_backbone(backbone, plan.head)
+        check_form(plan.head, len(data["classes"]))
     if text and mode.engine == "fast":
         raise RecipeError("the fast engine trains classes and numbers, not texts; use engine=reference")
     if mode.engine == "fast" and any(stage.kind == "lora" for stage in plan.stages):

@@ -92,7 +92,7 @@ class Serving:
 
     @property
     def trouble(self) -> str:
-        """What is wrong with an analytic head's features, or nothing."""
+        """What an analytic head lacks, or nothing."""
         return self._head.trouble if self._head else ""
 
     def _here(self, facts: Facts) -> Facts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s3t import exchange, runs
+from s3t.analytic.store import FEATURES
 from s3t.contract import Cost
 from s3t.facts import Facts
 from s3t.records import Layout
@@ -18,7 +19,7 @@ class Status:
     """What a run is and how it stands. ``chain_lengths``: stages served per live shard; ``bytes``: of trained nodes.
 
     ``damaged``: nodes that were found to be damaged, by name with the reason; what serves is told without them, and they are
-    missing. ``orders``: the rule that chose them; ``design``: how blocks lie.
+    missing. ``orders``: the rule that chose them; ``design``: how blocks lie; ``head``: the analytic head, if there is one.
     ``stores``: every place below the run folder where data or what was trained on it is kept, and a build's exchange.
     """
 
@@ -28,6 +29,7 @@ class Status:
     layout: Layout
     orders: str
     design: str
+    head: str
     requests: int
     deleted: int
     retained: int
@@ -55,6 +57,14 @@ def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
     if check:
         run.damage.survey(facts, list(facts.alive.values()))
     chains = facts.chains(run.damage.lost(facts))
+    fixed = (
+        runs.LEDGER,
+        CONTENTS,
+        INDEX,
+        f"{runs.NODES}/",
+        f"{runs.ACTIVATIONS}/",
+        *((FEATURES,) if run.features else ()),
+    )
     return Status(
         method=run.config.plan.method,
         model=run.config.model["name"],
@@ -62,6 +72,7 @@ def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
         layout=facts.plan.layout,
         orders=str(facts.plan.rule),
         design=str(facts.plan.design) or "as in the paper",
+        head=_head(facts),
         requests=run.ledger.requests(),
         deleted=run.ledger.tombstones(),
         retained=retained(run),
@@ -73,5 +84,13 @@ def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
         damaged=run.damage.told(facts),
         bytes=run.nodes.bytes(),
         cost=facts.cost,
-        stores=(runs.LEDGER, CONTENTS, INDEX, f"{runs.NODES}/", f"{runs.ACTIVATIONS}/", *exchange.noted(run.path)),
+        stores=(*fixed, *exchange.noted(run.path)),
     )
+
+
+def _head(facts: Facts) -> str:
+    head = facts.plan.head
+    if head is None:
+        return "none"
+    said = f"{head.form} on {'+'.join(head.poolings)} of {len(head.layers) or 'all'} layers, share {facts.plan.share:g}"
+    return said if facts.has_head else f"{said}, not finished"

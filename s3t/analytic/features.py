@@ -6,6 +6,7 @@ by constants that are declared before any record is seen. Layers' outputs are ta
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,20 +21,25 @@ from s3t.backbone import Backbone, Encoded
 from s3t.errors import DataError, LayoutError, ModelError
 
 
+def check_backbone(backbone: Backbone, head: AnalyticHead) -> None:
+    """Raise LayoutError if ``head`` names layers that the backbone has not, ModelError if that predicts texts."""
+    if backbone.predicts_text:
+        raise ModelError(
+            f"{backbone.name!r} is loaded to predict texts; an analytic head answers with classes or numbers"
+        )
+    beyond = [layer for layer in head.layers if layer >= backbone.layers]
+    if beyond:
+        raise LayoutError(f"the head reads layer {beyond[0]}, but {backbone.name!r} has 0..{backbone.layers - 1}")
+
+
 class Reader:
     """Makes features on ``backbone`` as ``head`` declares; ``seed``: of its random features.
 
-    LayoutError if the head names layers that the backbone has not; ModelError for a backbone that predicts texts.
+    Raises as :func:`check_backbone`.
     """
 
     def __init__(self, backbone: Backbone, head: AnalyticHead, seed: int) -> None:
-        if backbone.predicts_text:
-            raise ModelError(
-                f"{backbone.name!r} is loaded to predict texts; an analytic head answers with classes or numbers"
-            )
-        beyond = [layer for layer in head.layers if layer >= backbone.layers]
-        if beyond:
-            raise LayoutError(f"the head reads layer {beyond[0]}, but {backbone.name!r} has 0..{backbone.layers - 1}")
+        check_backbone(backbone, head)
         self._backbone = backbone
         self._head = head
         self._layers = head.layers or tuple(range(backbone.layers))
@@ -61,12 +67,14 @@ class Reader:
 
     @contextmanager
     def _outputs(self) -> Iterator[dict[int, Tensor]]:
-        """Catch what the layers make of one record: (tokens, hidden) each."""
+        """Catch what the layers make of one record in this thread, (tokens, hidden) each; others may use the model too."""
         found: dict[int, Tensor] = {}
+        here = threading.get_ident()
 
         def keep(layer: int) -> Any:
             def hook(module: Any, given: Any, made: Any) -> None:
-                found[layer] = (made if isinstance(made, Tensor) else made[0])[0]
+                if threading.get_ident() == here:
+                    found[layer] = (made if isinstance(made, Tensor) else made[0])[0]
 
             return hook
 

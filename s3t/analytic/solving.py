@@ -41,15 +41,20 @@ class Linear:
         return {"weights": self.weights, "bias": self.bias}
 
 
+def check_form(head: AnalyticHead, answers: int) -> None:
+    """Raise RecipeError where classes are compared by their means, and the task's only answer is a number."""
+    if answers == 1 and head.form != "ridge":
+        raise RecipeError(f"form={head.form!r} compares classes, and the task's answers are numbers; choose ridge")
+
+
 def solve(sums: Sums, head: AnalyticHead) -> Linear:
     """Return the linear map that ``head`` declares for the records that ``sums`` are over.
 
-    OfflineError without any record; RecipeError for classes compared by their means where answers are numbers.
+    OfflineError without any record; RecipeError as :func:`check_form`.
     """
     if not sums.records:
         raise OfflineError("no record is retained, so an analytic head has nothing to answer from; train another run")
-    if len(sums.counts) == 1 and head.form != "ridge":
-        raise RecipeError(f"form={head.form!r} compares classes, and the task's answers are numbers; choose ridge")
+    check_form(head, len(sums.counts))
     counts, linear, cross, targets, square = (
         torch.from_numpy(part).double() for part in (sums.counts, sums.linear, sums.cross, sums.targets, sums.square)
     )

@@ -47,7 +47,7 @@ class StandingHead:
     """The head of one run. Its owner calls everything but :meth:`score` under one lock.
 
     ``linear``: what serves now, None where nothing does: it was not finished, its features are damaged, or no record is
-    retained. ``trouble``: what is wrong with its features, or nothing.
+    retained. ``trouble``: what it lacks, or nothing.
     """
 
     def __init__(self, run: Run, backbone: Backbone) -> None:
@@ -79,6 +79,7 @@ class StandingHead:
         self._sums, self._behind, self.linear, said, self.trouble = None, {}, None, self.trouble, ""
         made = ledger.last("head")
         if made is None:
+            self.trouble = "the analytic head is not finished; give the command that trains the run again"
             return
         self._environment = made.body["environment"]
         try:

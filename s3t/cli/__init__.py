@@ -20,7 +20,7 @@ from s3t.answers import model_name
 from s3t.cli.attest import certify, check
 from s3t.cli.deleting import delete
 from s3t.cli.exporting import check_export, export
-from s3t.cli.inputs import LAYOUT, choose_design, choose_layout, choose_recipe, choose_rule, read_dataset
+from s3t.cli.inputs import LAYOUT, choose_design, choose_head, choose_layout, choose_recipe, choose_rule, read_dataset
 from s3t.cli.judging import judge
 from s3t.cli.options import (
     Address,
@@ -33,9 +33,11 @@ from s3t.cli.options import (
     Data,
     ExchangePath,
     Executor,
+    Floor,
     FreshHead,
     Gpus,
     GroupColumn,
+    Head,
     IdColumn,
     ImageColumn,
     Json,
@@ -116,7 +118,7 @@ def train(
     data: Data = "trec6",
     model: Annotated[str, typer.Option(help="A pack, a folder or a hub name; 'tiny' for trials.")] = "minilm",
     method: Annotated[
-        str, typer.Option(help="s3t, sequential, sisa-lora, sisa-full (each -lazy), retrain-...")
+        str, typer.Option(help="s3t, sequential, sisa-lora, sisa-full (each -lazy), retrain-..., analytic")
     ] = "s3t",
     shards: Annotated[int | None, typer.Option(help=f"Disjoint parts of the data ({LAYOUT['shards']}).")] = None,
     slices: Annotated[int | None, typer.Option(help=f"Parts of a shard, a block each ({LAYOUT['slices']}).")] = None,
@@ -130,6 +132,8 @@ def train(
     bottom_up: BottomUp = False,
     last_slice_only: LastSlice = False,
     fresh_head: FreshHead = False,
+    floor: Floor = None,
+    head: Head = None,
     seed: Annotated[int, typer.Option(help="Seed that all seeds of the run derive from.")] = 0,
     epochs: Annotated[float | None, typer.Option(help="Epochs per stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Records per optimizer step.")] = None,
@@ -187,7 +191,7 @@ def train(
     from s3t.system import System
 
     backbone = load(model_name(model, dataset.classes))
-    plan = make_plan(method, layout, chosen, backbone.layers, rule, design)
+    plan = make_plan(method, layout, chosen, backbone.layers, rule, design, choose_head(head), floor)
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,

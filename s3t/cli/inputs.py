@@ -8,6 +8,7 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
+from s3t.analytic.head import AnalyticHead
 from s3t.design import PAPER, Design
 from s3t.errors import DataError, LayoutError, RecipeError
 from s3t.orders import Rule
@@ -95,12 +96,32 @@ def choose_recipe(
 
     raw: dict[str, Any] = {} if tuned is None else read_best(*tuned).to_json()
     raw |= {name: value for name, value in given.items() if value is not None}
-    for pair in more:
+    return Recipe.from_json(raw | _fields("--recipe", more, "dropout=0.1"))
+
+
+def choose_head(given: list[str] | None) -> AnalyticHead | None:
+    """Return an analytic head with fields ``given`` as NAME=VALUE, None without any. RecipeError for unknown or bad ones.
+
+    Lists are written with commas: ``poolings=mean,first,max``, ``layers=4,5``.
+    """
+    if not given:
+        return None
+    raw = _fields("--head", given, "ridge=0.1")
+    for name in ("layers", "poolings"):
+        if isinstance(value := raw.get(name), str | int):
+            raw[name] = [typed(word.strip()) for word in str(value).split(",")]
+    return AnalyticHead.from_json(raw)
+
+
+def _fields(option: str, pairs: list[str], example: str) -> dict[str, Any]:
+    """Return NAME=VALUE pairs by name. RecipeError for one that is none."""
+    raw: dict[str, Any] = {}
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise RecipeError(f"--recipe {pair!r} is not NAME=VALUE; write for example dropout=0.1")
+            raise RecipeError(f"{option} {pair!r} is not NAME=VALUE; write for example {example}")
         raw[name] = typed(value)
-    return Recipe.from_json(raw)
+    return raw
 
 
 def typed(value: str) -> Any:

@@ -36,6 +36,12 @@ LastSlice = Annotated[
     bool, typer.Option("--last-slice-only", help="S3T: a stage reads its last slice alone, not all up to it.")
 ]
 FreshHead = Annotated[bool, typer.Option("--fresh-head", help="S3T: every stage begins with a head of its own.")]
+Floor = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="An analytic head beside the chains, with this weight (none).")
+]
+Head = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="A field of the analytic head (docs/ANALYTIC.md).")
+]
 Limit = Annotated[
     str | None,
     typer.Option(metavar="TRAIN[,VALIDATION,TEST]", help="Fixed subsets: so many training records, or of each split."),

@@ -73,6 +73,10 @@ def tune(
         raise RecipeError(f"{out} exists already; nothing was tried, choose another file")
     for name in methods:
         find(name)
+        if name == "analytic":
+            raise RecipeError(
+                "method analytic trains nothing, so there is no recipe to tune; `s3t train --head` sets its ridge"
+            )
     base, wanted = choose_recipe({}, recipe or []), dict(_values(pair) for pair in grid or [])
     grids = {name: tuning.grid(base, wanted or _usual(name)) for name in methods}
     chosen = tuning.same_budget(grids, trials)
