@@ -189,7 +189,7 @@ def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
             why = reason or ("" if room is None else _differs(room, brief.head, "its features were made"))
             head = {"undecided": why} if why or room is None else {"features": room.solve(brief.threads)}
             if room is not None and room.solved is not None:
-                save_file(dict(room.solved), out / "head.safetensors")
+                save_file({name: t.contiguous() for name, t in room.solved.items()}, out / "head.safetensors")
         behind = {(shard, prefix[:i]) for shard, prefix in brief.chains for i in range(1, len(prefix) + 1)}
         complete = room is not None and behind <= set(room.nodes) and "undecided" not in head
         if room is not None and complete and (behind or head) and brief.probes:
