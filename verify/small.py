@@ -89,9 +89,9 @@ class SmallLab:
         from s3t.system import System
 
         small, base = self.small, backbone(self.small.model)
-        plan = make_plan(small.method, small.layout, small.recipe, base.layers)
-        if small.head is not None:
-            plan = plan.with_head(AnalyticHead(**asdict(small.head)), small.share)
+        head = None if small.head is None else AnalyticHead(**asdict(small.head))
+        share = None if head is None or small.method == ANALYTIC else small.share
+        plan = make_plan(small.method, small.layout, small.recipe, base.layers, head=head, share=share)
         return System.create(
             folder,
             plan,

@@ -72,8 +72,8 @@ class Setting:
 
     def plan(self, layers: int) -> Plan:
         """Return the method's plan for a model of ``layers`` layers."""
-        plan = make_plan(self.method, self.layout, self.recipe, layers)
-        return plan if self.head is None else plan.with_head(self.head, SHARE)
+        share = None if self.head is None or self.method == "analytic" else SHARE
+        return make_plan(self.method, self.layout, self.recipe, layers, head=self.head, share=share)
 
 
 Need = Callable[[Setting], Setting]
