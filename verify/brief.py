@@ -70,7 +70,7 @@ def make_brief(
         tuple(rows),
         tuple(probes(evidence, rows)),
         ancestors,
-        state.head and state.head.environment,
+        state.head.environment if state.head else None,
     )
 
 

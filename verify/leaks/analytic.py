@@ -6,7 +6,7 @@ What is measured on the data is kept by the folder of its run, as a real system 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -49,7 +49,7 @@ class Fitted(Reader):
             MEASURED[key] = self.measured(
                 torch.stack([super(Fitted, self)._plain(r) for r in encoded_rows(run, backbone)])
             )
-        self._scale = MEASURED[key]
+        self._scale: Any = MEASURED[key]
 
     def measured(self, plain: Tensor) -> Any:
         """Return what is measured on the plain features (records, features) of all records."""
@@ -72,7 +72,8 @@ class Ranged(Fitted):
 
     def scaled(self, plain: Tensor) -> Tensor:
         """Divide by the range."""
-        return plain / self._scale
+        out: Tensor = plain / self._scale
+        return out
 
 
 class Normal(Fitted):
@@ -85,7 +86,8 @@ class Normal(Fitted):
     def scaled(self, plain: Tensor) -> Tensor:
         """Subtract the mean, divide by the deviation."""
         mean, deviation = self._scale
-        return (plain - mean) / deviation
+        out: Tensor = (plain - mean) / deviation
+        return out
 
 
 class Crowd(Reader):
@@ -239,7 +241,7 @@ class Stale(standing.StandingHead):
         if self._seen is None:
             super().follow()
 
-    def forget(self, gone: Iterable[standing.Kept], fresh: Sequence[str], request: int) -> None:
+    def forget(self, gone: Iterable[standing.Kept], fresh: Iterable[str], request: int) -> None:
         """Forget nothing."""
 
 
