@@ -147,8 +147,8 @@ def with_twelve_layers(setting: Setting) -> Setting:
 
 
 def with_head(setting: Setting) -> Setting:
-    """An analytic head must serve beside the chains."""
-    return replace(setting, head=AnalyticHead(poolings=("mean", "max"), random=8, step=2.0**-10))
+    """An analytic head must serve beside the chains, with integers so large that float32 rounds their sums."""
+    return replace(setting, head=AnalyticHead(poolings=("mean", "max"), random=8, step=2.0**-13))
 
 
 @dataclass(frozen=True)
