@@ -1,4 +1,5 @@
 """One step on a run in a process of its own, so that its seconds and its peak of memory are its own; torch only to predict.
+Sums over made-up features are one too, though they need no run.
 
 ``python -m benchmarks.apart STEP RUN TIMES`` prints one line of JSON: ``seconds`` of each time, ``peak`` of the process's
 resident memory in bytes, and ``before``, what that was when all was ready. What the step needs to know is read from stdin, as
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import aged
+from benchmarks.synthetic import made_features
 from s3t import runs
+from s3t.analytic.sums import Sums
 from s3t.system import System
 
 
@@ -91,7 +94,24 @@ def _predict(path: Path, said: Any) -> Work:
     return work
 
 
-STEPS = {"ingest": _ingest, "open": _open, "status": _status, "delete": _delete, "choose": _choose, "predict": _predict}
+def _sum(path: Path, said: Any) -> Work:
+    records, features, classes = said
+
+    def work() -> None:
+        assert Sums.over(features, classes, made_features(records, features, classes)).records == records
+
+    return work
+
+
+STEPS = {
+    "ingest": _ingest,
+    "open": _open,
+    "status": _status,
+    "delete": _delete,
+    "choose": _choose,
+    "predict": _predict,
+    "sum": _sum,
+}
 """Each makes ready, and returns what is measured."""
 
 

@@ -43,6 +43,7 @@ def variants(layers: int, slices: int, recipe: Recipe) -> list[Variant]:
         Variant(DEFAULT),
         Variant("last slice alone", Design(cumulative=False)),
         Variant("bottom-up", Design(bottom_up=True)),
+        Variant("stacked", Design(stacked=True)),
         Variant("fresh head per stage", Design(fresh_head=True)),
     ]
     if k > 1:

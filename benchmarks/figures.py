@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import designs, painters, panels, planning, refreshes, speed, spreads, survival
+from benchmarks import designs, floors, painters, panels, planning, refreshes, speed, spreads, survival
 from benchmarks.rows import read
 from benchmarks.style import STYLE
 from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
@@ -91,6 +91,7 @@ STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
     "planner": ("planning", planning.METRIC, planning.paint),
     "refresh": ("refresh", refreshes.SERVED, refreshes.paint),
     "executors": ("executors", spreads.SPEEDUP, spreads.paint),
+    "floors": ("floors", floors.ACCURACY, floors.paint),
     "training": ("engine", speed.FASTER, speed.training),
     "ablation": ("engine", speed.PARTS, speed.ablation),
     "design": ("design", designs.FULL, designs.paint),

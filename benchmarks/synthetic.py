@@ -1,9 +1,18 @@
-"""A small made-up task for the smoke profile: which of three topics a sentence is about. It shows nothing about quality."""
+"""A small made-up task for the smoke profile: which of three topics a sentence is about. It shows nothing about quality.
+
+And features of any number of records that are no records, to be summed.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
+from s3t.analytic.head import LEVELS
+from s3t.analytic.sums import ROWS, Features
 from s3t.records import Dataset, Record
 
 _TOPICS = {
@@ -27,3 +36,12 @@ def synthetic(train: int, validation: int, test: int) -> Dataset:
     everything = [record(i) for i in range(train + validation + test)]
     cut = train + validation
     return Dataset("synthetic", names, tuple(everything[:train]), tuple(everything[train:cut]), tuple(everything[cut:]))
+
+
+def made_features(records: int, features: int, classes: int) -> Iterator[tuple[Features, NDArray[np.float64]]]:
+    """Yield chunks of quantised features (rows, features) of any size, and classes (rows,), the same each time."""
+    draw = np.random.default_rng(7)
+    for start in range(0, records, ROWS):
+        rows = min(ROWS, records - start)
+        made = draw.integers(-LEVELS, LEVELS, (rows, features), np.int16, endpoint=True)
+        yield made, draw.integers(0, classes, rows).astype(np.float64)

@@ -18,16 +18,20 @@ class Design:
 
     ``bottom_up``: the same layers, but the first block is the lowest of them. ``cumulative``: a stage reads all slices of its
     prefix, else its last slice alone. ``fresh_head``: every stage begins with a head of its own seed, else with that of the
-    stage before. Raises LayoutError for a block without a layer.
+    stage before. ``stacked``: every block is on all layers, beside the frozen ones, instead of on some of its own. Raises
+    LayoutError for a block without a layer, and for stacked blocks with layers or a direction of their own.
     """
 
     block_layers: int | tuple[int, ...] | None = None
     bottom_up: bool = False
     cumulative: bool = True
     fresh_head: bool = False
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         given = self.block_layers
+        if self.stacked and (given is not None or self.bottom_up):
+            raise LayoutError("stacked blocks are on all layers, so they have no numbers of layers and no direction")
         sizes = given if isinstance(given, tuple) else () if given is None else (given,)
         if given == () or any(size < 1 for size in sizes):
             raise LayoutError(f"block_layers={given!r} leaves a block without a layer; give at least 1 for each")
@@ -48,6 +52,8 @@ class Design:
         Adapted are the layers at the top, whatever the direction; those left over at the bottom stay without adapters.
         Raises LayoutError for more slices than layers, blocks that do not fit, and as :meth:`over`.
         """
+        if self.stacked:
+            return [tuple(range(layers))] * slices
         if slices > layers:
             raise LayoutError(
                 f"slices={slices} exceeds the model's {layers} layers; a block needs a layer, so give 1..{layers}"
@@ -70,7 +76,9 @@ class Design:
             if given is None
             else [f"blocks of {', '.join(map(str, given if isinstance(given, tuple) else [given]))}"]
         )
-        words += ["bottom-up"] * self.bottom_up + ["not cumulative"] * (not self.cumulative)
+        words += (
+            ["stacked"] * self.stacked + ["bottom-up"] * self.bottom_up + ["not cumulative"] * (not self.cumulative)
+        )
         return ", ".join(words + ["fresh heads"] * self.fresh_head)
 
     def to_json(self) -> dict[str, Any]:
@@ -79,14 +87,15 @@ class Design:
         raw: dict[str, Any] = (
             {} if given is None else {"block_layers": list(given) if isinstance(given, tuple) else given}
         )
-        return raw | {name: True for name in ("bottom_up", "fresh_head") if getattr(self, name)}
+        return raw | {name: True for name in ("bottom_up", "fresh_head", "stacked") if getattr(self, name)}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any], *, cumulative: bool = True) -> Design:
         """Rebuild a design from :meth:`to_json`."""
         given = raw.get("block_layers")
         sizes = tuple(given) if isinstance(given, list) else given
-        return cls(sizes, raw.get("bottom_up", False), cumulative, raw.get("fresh_head", False))
+        bottom_up, fresh, stacked = (raw.get(name, False) for name in ("bottom_up", "fresh_head", "stacked"))
+        return cls(sizes, bottom_up, cumulative, fresh, stacked)
 
 
 PAPER = Design()

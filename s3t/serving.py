@@ -188,6 +188,17 @@ class Serving:
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
         """Return scores of shape (len(inputs), classes). OfflineError without any live shard, or analytic head."""
+        chains, head = self.parts(inputs)
+        if head is None:
+            assert chains is not None
+            return chains
+        return mixed(chains, head, self._run.config.plan, self._run.config.recipe.ensemble)
+
+    def parts(self, inputs: Sequence[Inputs]) -> tuple[NDArray[np.float32] | None, NDArray[np.float64] | None]:
+        """Return the combined scores of the chains and those of the analytic head, each (len(inputs), classes).
+
+        None for a part that does not serve. OfflineError where neither does.
+        """
         models, weights, linear = self._serving()
         recipe = self._run.config.recipe
         with self._encoding:  # tokenizers set their truncation at each call
@@ -196,10 +207,7 @@ class Serving:
         if models:
             logits = self._numerics.score({shard: model for shard, (_, model) in models.items()}, rows)
             chains = combine({shard: found.numpy() for shard, found in logits.items()}, weights, recipe.ensemble)
-        if self._head is None or linear is None:
-            assert chains is not None
-            return chains
-        return mixed(chains, self._head.score(linear, rows), self._run.config.plan, recipe.ensemble)
+        return chains, self._head.score(linear, rows) if self._head and linear else None
 
     def told(self, facts: Facts) -> tuple[ServedChain, ...]:
         """Return what serves, with the reads observed when its nodes were trained."""

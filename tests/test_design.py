@@ -33,6 +33,7 @@ DESIGNS = {
     "bottom-up": Design(bottom_up=True),
     "last slice": Design(cumulative=False),
     "fresh head": Design(fresh_head=True),
+    "stacked": Design(stacked=True),
     "all": Design(1, bottom_up=True, cumulative=False, fresh_head=True),
 }
 
@@ -75,8 +76,16 @@ def test_blocks_that_cannot_be(given: Any, message: str) -> None:
         s3t_plan(Layout(1, 3, 1), RECIPE, 6, Design(given))
 
 
-def test_more_slices_than_layers_are_refused_by_every_design() -> None:
-    for design in DESIGNS.values():
+def test_stacked_blocks_are_on_all_layers() -> None:
+    assert Design(stacked=True).blocks(2, 3) == [(0, 1)] * 3
+    assert Design.from_json({"stacked": True}) == Design(stacked=True) and str(Design(stacked=True)) == "stacked"
+    for given in ({"block_layers": 2}, {"bottom_up": True}):
+        with pytest.raises(LayoutError, match="stacked blocks are on all layers"):
+            Design(stacked=True, **given)  # type: ignore[arg-type]
+
+
+def test_more_slices_than_layers_are_refused_by_every_design_that_deals_out_layers() -> None:
+    for design in [design for design in DESIGNS.values() if not design.stacked]:
         with pytest.raises(LayoutError, match="slices=7 exceeds the model's 6 layers"):
             design.blocks(6, 7)
 
@@ -135,6 +144,7 @@ def test_designs_in_words() -> None:
         "bottom-up": "bottom-up",
         "last slice": "not cumulative",
         "fresh head": "fresh heads",
+        "stacked": "stacked",
         "all": "blocks of 1, bottom-up, not cumulative, fresh heads",
     }
     assert str(PAPER) == ""
@@ -240,7 +250,9 @@ def test_a_head_that_goes_on_in_spite_of_the_plan_is_found(tiny: Backbone, tmp_p
     system.close()
 
 
-@pytest.mark.parametrize("declared", [Design(bottom_up=True), Design((1, 3, 1)), Design(fresh_head=True)])
+@pytest.mark.parametrize(
+    "declared", [Design(bottom_up=True), Design((1, 3, 1)), Design(fresh_head=True), Design(stacked=True)]
+)
 def test_stages_that_the_declared_design_does_not_give_are_found(
     declared: Design, tiny: Backbone, tmp_path: Path
 ) -> None:

@@ -140,7 +140,7 @@ def solve(at: Sums, head: Head) -> dict[str, Tensor]:
         return A + torch.eye(len(A), dtype=torch.float64) * torch.clamp(s, min=1.0)
 
     def divided(A: Tensor, B: Tensor) -> Tensor:
-        return torch.cholesky_solve(B, torch.linalg.cholesky(A))
+        return torch.cholesky_solve(B, torch.linalg.cholesky(A)).contiguous()
 
     def scatter(A: Tensor) -> Tensor:
         return torch.mean(torch.clamp(torch.diagonal(A), min=0.0))
@@ -166,11 +166,14 @@ def solve(at: Sums, head: Head) -> dict[str, Tensor]:
 
 
 def scores(rows: Sequence[NDArray[np.int16]], solved: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    """Return H (rows, answers): each input's features times the weights, plus the bias, one input after the other."""
+    """Return H (rows, answers): each input's features times the weights, plus the bias, one input after the other.
+
+    Both are in memory of their own, weights row by row: where a product's factors lie may move its last bits.
+    """
     import torch
 
-    W, b = solved["weights"], solved["bias"]
-    found = [torch.from_numpy(features.astype(np.float64)) @ W + b for features in rows]
+    W, b = solved["weights"].contiguous(), solved["bias"]
+    found = [torch.tensor(features, dtype=torch.float64) @ W + b for features in rows]
     return torch.stack(found).numpy()
 
 

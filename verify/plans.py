@@ -39,6 +39,7 @@ class Design:
     bottom_up: bool = False
     cumulative: bool = True
     fresh_head: bool = False
+    stacked: bool = False
 
 
 PAPER = Design()
@@ -121,10 +122,11 @@ def declared_plan(run: Mapping[str, Any]) -> Plan:
 
 
 def _design(raw: Mapping[str, Any], *, cumulative: bool) -> Design:
-    if unknown := sorted(set(raw) - {"block_layers", "bottom_up", "fresh_head"}):
+    if unknown := sorted(set(raw) - {"block_layers", "bottom_up", "fresh_head", "stacked"}):
         raise ValueError(f"its design has unknown {unknown}")
     sizes = tuple(int(size) for size in raw["block_layers"]) if "block_layers" in raw else None
-    return Design(sizes, bool(raw.get("bottom_up", False)), cumulative, bool(raw.get("fresh_head", False)))
+    bottom_up, fresh, stacked = (bool(raw.get(name, False)) for name in ("bottom_up", "fresh_head", "stacked"))
+    return Design(sizes, bottom_up, cumulative, fresh, stacked)
 
 
 def _head(raw: Mapping[str, Any], run: Mapping[str, Any]) -> tuple[Head | None, float]:
@@ -219,6 +221,8 @@ def documented_plan(
 
 def _blocks(layers: int, slices: int, design: Design) -> list[tuple[int, ...]] | None:
     """Return the layers of each block, dealt out one block after the other; None if they do not fit."""
+    if design.stacked:
+        return [tuple(range(layers))] * slices if design.sizes is None and not design.bottom_up else None
     sizes = (layers // slices,) * slices if design.sizes is None else design.sizes
     if len(sizes) != slices or min(sizes) < 1 or sum(sizes) > layers:
         return None

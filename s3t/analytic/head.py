@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -18,6 +19,8 @@ analysis with the same prior for every class, its within-class scatter shrunk by
 BITS = 15
 """Bits of a quantised feature beside its sign: it lies within ``-LEVELS .. LEVELS``."""
 LEVELS = 2**BITS - 1
+MOST_RANDOM = 2**15
+"""Random features at most: the sums have the square of a record's features."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,13 @@ class AnalyticHead:
 
     def __post_init__(self) -> None:
         for name in ("layers", "poolings"):
-            if not isinstance(getattr(self, name), tuple) or len(set(getattr(self, name))) != len(getattr(self, name)):
+            if not isinstance(getattr(self, name), tuple):
                 raise RecipeError(f"{name}={getattr(self, name)!r} is no tuple of different values")
+        for number in (*self.layers, self.random):
+            if type(number) is not int or number < 0:
+                raise RecipeError(f"{number!r} is no layer and no number of random features; give integers from 0")
+        if self.random > MOST_RANDOM:
+            raise RecipeError(f"random={self.random} is too many random features; give at most {MOST_RANDOM}")
         if not self.poolings:
             raise RecipeError(f"poolings are empty; choose from {', '.join(get_args(Pooling))}")
         for name, values, known in (("poolings", self.poolings, Pooling), ("form", (self.form,), Form)):
@@ -50,12 +58,12 @@ class AnalyticHead:
                 if value not in get_args(known):
                     hint = did_you_mean(value, get_args(known))
                     raise RecipeError(f"{name}={value!r} is unknown{hint}; choose from {', '.join(get_args(known))}")
-        for number in (*self.layers, self.random):
-            if type(number) is not int or number < 0:
-                raise RecipeError(f"{number!r} is no layer and no number of random features; give integers from 0")
+        for name in ("layers", "poolings"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise RecipeError(f"{name}={getattr(self, name)!r} is no tuple of different values")
         for name in ("step", "ridge", "temperature"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not (0 < value < math.inf):
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
                 raise RecipeError(f"{name}={value!r} is not a positive number")
         if math.frexp(self.step)[0] != 0.5:
             raise RecipeError(

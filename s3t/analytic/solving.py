@@ -20,10 +20,12 @@ from s3t.errors import OfflineError, RecipeError
 ABSENT = -1e6
 """The score of a class of which no record is retained, where classes are compared by their means."""
 
+BLOCK = 256
+
 
 @dataclass(frozen=True)
 class Linear:
-    """``weights`` (features, answers) and ``bias`` (answers,), float64: what serves."""
+    """``weights`` (features, answers), row after row in memory, and ``bias`` (answers,), float64: what serves."""
 
     weights: Tensor
     bias: Tensor
@@ -33,8 +35,9 @@ class Linear:
         inputs = torch.from_numpy(rows.astype(np.float64))
         if not len(inputs):
             return np.zeros((0, len(self.bias)))
-        # Row by row: a product's bits may depend on how many rows it has, and a prediction must not depend on its company.
-        return (torch.stack([row @ self.weights for row in inputs]) + self.bias).numpy()
+        # Row by row, each in memory of its own: a product's bits may depend on how many rows it has and on where they lie, and
+        # a prediction must not depend on its company.
+        return (torch.stack([row.clone() @ self.weights for row in inputs]) + self.bias).numpy()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return both by name."""
@@ -50,7 +53,8 @@ def check_form(head: AnalyticHead, answers: int) -> None:
 def solve(sums: Sums, head: AnalyticHead) -> Linear:
     """Return the linear map that ``head`` declares for the records that ``sums`` are over.
 
-    OfflineError without any record; RecipeError as :func:`check_form`.
+    OfflineError without any record; RecipeError as :func:`check_form`, and for a ridge so small that it drowns in the
+    rounding of float64.
     """
     if not sums.records:
         raise OfflineError("no record is retained, so an analytic head has nothing to answer from; train another run")
@@ -63,7 +67,7 @@ def solve(sums: Sums, head: AnalyticHead) -> Linear:
     means = torch.where(counts > 0, cross / counts.clamp(min=1), 0.0)
     # Taken from the square one class after the other, so that the order of subtraction is declared.
     for k in range(len(counts)):
-        square = square - torch.outer(cross[:, k], means[:, k])
+        _take(square, cross[:, k], means[:, k])
     spread = square.diagonal().clamp(min=0).mean()
     if head.form == "prototypes":
         weights = means / (spread / counts.sum()).clamp(min=1.0)
@@ -76,13 +80,23 @@ def solve(sums: Sums, head: AnalyticHead) -> Linear:
 def _ridge(
     count: Tensor, linear: Tensor, cross: Tensor, targets: Tensor, square: Tensor, ridge: float, unit: float
 ) -> Linear:
-    square = square - torch.outer(linear, linear / count)
+    _take(square, linear, linear / count)
     wanted = (cross - torch.outer(linear, targets / count)) * unit
     weights = _divided(square, wanted, ridge * square.diagonal().clamp(min=0).mean())
     return Linear(weights, (targets * unit - linear @ weights) / count)
 
 
+def _take(square: Tensor, left: Tensor, right: Tensor) -> None:
+    """Subtract the outer product, some rows at a time, so that no second table as large is made."""
+    for rows, some in zip(torch.split(square, BLOCK), torch.split(left, BLOCK), strict=True):
+        rows -= torch.outer(some, right)
+
+
 def _divided(square: Tensor, wanted: Tensor, shrinkage: Tensor) -> Tensor:
-    """Return (square + shrinkage I)^-1 wanted. A shrinkage below 1, the smallest product there is, is taken as 1."""
-    regular = square + torch.eye(len(square), dtype=torch.float64) * shrinkage.clamp(min=1.0)
-    return torch.cholesky_solve(wanted, torch.linalg.cholesky(regular))
+    """Return (square + shrinkage I)^-1 wanted; ``square`` is used up. A shrinkage below 1, the smallest product there is, is
+    taken as 1."""
+    square.diagonal().add_(shrinkage.clamp(min=1.0))
+    factor, failed = torch.linalg.cholesky_ex(square)
+    if int(failed):
+        raise RecipeError("with so small a ridge these features have no solution in float64; give a larger one")
+    return torch.cholesky_solve(wanted, factor).contiguous()

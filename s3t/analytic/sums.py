@@ -33,7 +33,7 @@ class Sums:
     ``cross`` (features, answers): of features times targets. ``targets`` (answers,): of the targets. ``square`` (features,
     features): of the products of features. Targets are 1 and 0 for classes, and in units of 1 / UNIT for a regression.
 
-    Changed in place by :meth:`add` and :meth:`remove` alone; :meth:`check` says whether they can be sums at all.
+    Changed in place by :meth:`add` and :meth:`remove` alone.
     """
 
     counts: Integers
@@ -95,12 +95,11 @@ class Sums:
             raise RunError(f"{self.records + len(rows)} records are more than the sums can hold, {MOST}")
         for start in range(0, len(rows), ROWS):
             part, wanted = rows[start : start + ROWS], targets[start : start + ROWS]
-            if (
-                len(part) <= 2
-            ):  # a rank-one update in integers costs less than a product in float64 with its conversions
-                for row, target in zip(part.astype(np.int64), wanted, strict=True):
-                    self.square[...] += sign * np.multiply.outer(row, row)
-                    self.cross[...] += sign * np.multiply.outer(row, target)
+            if len(part) <= 2:
+                # A rank-one update in integers costs less than a product in float64 with its conversions.
+                for row, target in zip(part.astype(np.int64), sign * wanted, strict=True):
+                    self.square[...] += np.multiply.outer(sign * row, row)
+                    self.cross[...] += np.multiply.outer(row, target)
             else:
                 self.square[...] += sign * _product(part, part)
                 self.cross[...] += sign * _product(part, wanted)
@@ -122,11 +121,9 @@ class Sums:
             if not (np.abs(answers) <= 1).all():
                 raise DataError("a number lies outside -1..1; scale it to its declared range first")
             return np.rint(answers * UNIT).astype(np.int64)[:, None], np.zeros(len(rows), np.int64)
-        classes = answers.astype(np.int64)
-        if len(classes) and not (
-            classes.min() >= 0 and classes.max() < len(self.counts) and (classes == answers).all()
-        ):
+        if not ((answers >= 0) & (answers < len(self.counts)) & (answers == np.floor(answers))).all():
             raise DataError(f"an answer is none of the classes 0..{len(self.counts) - 1}")
+        classes = answers.astype(np.int64)
         return np.eye(len(self.counts), dtype=np.int64)[classes], classes
 
 

@@ -46,6 +46,7 @@ from s3t.cli.options import (
     Limit,
     Number,
     Run,
+    Stacked,
     Test,
     TextColumn,
     Threads,
@@ -130,6 +131,7 @@ def train(
     horizon: Annotated[int | None, typer.Option(help=f"Requests that orders are chosen for ({HORIZON}).")] = None,
     block_layers: BlockLayers = None,
     bottom_up: BottomUp = False,
+    stacked: Stacked = False,
     last_slice_only: LastSlice = False,
     fresh_head: FreshHead = False,
     floor: Floor = None,
@@ -178,7 +180,8 @@ def train(
         {**fields, "max_length": max_length}, recipe or [], None if tuned is None else (tuned, method)
     )
     rule = choose_rule(method, orders, prior, horizon, seed)
-    design = choose_design(block_layers, bottom_up=bottom_up, cumulative=not last_slice_only, fresh_head=fresh_head)
+    shape = {"bottom_up": bottom_up, "cumulative": not last_slice_only, "fresh_head": fresh_head, "stacked": stacked}
+    design = choose_design(block_layers, **shape)
     columns = {"text": text, "answer": answer, "image": image, "choices": choices, "label": label, "id": id_}
     columns |= {"group": group_by}
     columns |= {"validation": validation, "test": test, "number": number}

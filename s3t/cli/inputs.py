@@ -48,14 +48,16 @@ def choose_rule(method: str, orders: str | None, prior: Path | None, horizon: in
     return Rule.of(orders, prior=None if prior is None else read_prior(prior), horizon=horizon, seed=seed)
 
 
-def choose_design(block_layers: str | None, *, bottom_up: bool, cumulative: bool, fresh_head: bool) -> Design | None:
+def choose_design(
+    block_layers: str | None, *, bottom_up: bool, cumulative: bool, fresh_head: bool, stacked: bool = False
+) -> Design | None:
     """Return how S3T's blocks lie, None where nothing is said. LayoutError for numbers of layers that are none."""
     try:
         sizes = None if block_layers is None else tuple(int(word) for word in block_layers.split(","))
     except ValueError:
         raise LayoutError(f"--block-layers {block_layers!r} are no numbers of layers; write 2, or 3,2,2") from None
     given = sizes[0] if sizes is not None and len(sizes) == 1 else sizes
-    design = Design(given, bottom_up, cumulative, fresh_head)
+    design = Design(given, bottom_up, cumulative, fresh_head, stacked)
     return None if design == PAPER else design
 
 

@@ -32,6 +32,9 @@ BlockLayers = Annotated[
     typer.Option(metavar="N[,N...]", help="S3T: layers per block, or one number per slice (layers // slices)."),
 ]
 BottomUp = Annotated[bool, typer.Option("--bottom-up", help="S3T: the first block is the lowest, not the top one.")]
+Stacked = Annotated[
+    bool, typer.Option("--stacked", help="S3T: every block is on all layers, beside the frozen ones before it.")
+]
 LastSlice = Annotated[
     bool, typer.Option("--last-slice-only", help="S3T: a stage reads its last slice alone, not all up to it.")
 ]

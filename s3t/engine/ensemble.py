@@ -54,7 +54,10 @@ class FastChain:
         for stage in {stage.adapter: stage for stage in stages}.values():
             tensors = self.adapters[stage.adapter]
             lora.check_fits(self.encoder, stage, recipe, tensors)
-            self.deltas |= lora.deltas(self.encoder, stage, recipe, tensors)
+            for layer, found in lora.deltas(self.encoder, stage, recipe, tensors).items():
+                mine = self.deltas.setdefault(layer, {})
+                for projection, delta in found.items():  # stacked blocks add up
+                    mine[projection] = lora.joined(mine[projection], delta) if projection in mine else delta
         self.lowest = min(self.deltas)
 
     def adapter_tensors(self, name: str) -> dict[str, Tensor]:
@@ -171,7 +174,9 @@ def _deltas(chains: Sequence[FastChain], depth: int) -> Mapping[str, Delta]:
     out = {}
     for projection in dict.fromkeys(p for chain in chains for p in chain.deltas.get(depth, {})):
         there = {i: found for i, chain in enumerate(chains) if (found := chain.deltas.get(depth, {}).get(projection))}
-        out[projection] = StackedDelta(len(chains), tuple(there), tuple(there.values()))
+        rank = max(delta.a.shape[0] for delta in there.values())
+        alike = tuple(lora.widened(delta, rank) for delta in there.values())
+        out[projection] = StackedDelta(len(chains), tuple(there), alike)
     return out
 
 

@@ -82,6 +82,17 @@ class LoraDelta:
         return F.linear(inner, (self.b * self.scale).to(x.dtype))
 
 
+def joined(one: LoraDelta, other: LoraDelta) -> LoraDelta:
+    """Return the sum of two deltas at one place as one, their ranks side by side. They have the same scale, and no dropout."""
+    return LoraDelta(torch.cat([one.a, other.a]), torch.cat([one.b, other.b], dim=1), one.scale)
+
+
+def widened(delta: LoraDelta, rank: int) -> LoraDelta:
+    """Return the same delta with more ranks, zeros."""
+    more = rank - delta.a.shape[0]
+    return LoraDelta(F.pad(delta.a, (0, 0, 0, more)), F.pad(delta.b, (0, more)), delta.scale) if more else delta
+
+
 ByLayer = Mapping[int, Mapping[str, "LoraDelta"]]
 """Deltas by layer and projection."""
 

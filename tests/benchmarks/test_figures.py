@@ -14,11 +14,13 @@ import pytest
 
 import benchmarks
 from benchmarks.figures import draw
+from benchmarks.floors import Life, Served, kinds, rows_of
 from benchmarks.painters import look
 from benchmarks.planning import as_rows, curve_of_rows, draw_options
 from benchmarks.refreshes import as_rows as refreshed
 from benchmarks.rows import Header, Machine, Row, RowSet, write
 from benchmarks.spreads import as_row
+from s3t.contract import Cost
 from s3t.errors import DataError
 from s3t.plan import s3t_plan
 from s3t.planner.lives import Setting, simulate_lives, untouched
@@ -170,6 +172,26 @@ def executors() -> list[Row]:
     return rows
 
 
+def floors() -> list[Row]:
+    """Return lives of chains with an analytic head beside them, on two data sets."""
+    rows: list[Row] = []
+    for data, seed in itertools.product(("trec6", "r8"), (0, 1)):
+        about: dict[str, Any] = {
+            "question": "floors",
+            "profile": "quick",
+            "model": "minilm",
+            "data": data,
+            "seed": seed,
+        }
+        points = tuple(
+            Served(d, {("analytic", 1.0): 0.8, ("s3t", 0.0): 0.9 - d / 10, ("s3t+floor", 0.5): 0.9 - d / 100}, 1.0)
+            for d in (0, 2, 5)
+        )
+        life = Life(points, Cost(record_passes=9, forward_passes=3), 40, 10)
+        rows += [Row(shards=2, slices=3, **about, **row) for row in rows_of(life, kinds(3)[0], head=True)]
+    return rows
+
+
 def engine() -> list[Row]:
     """Return ratios and differences of accuracy for two modes, and an ablation."""
     about: dict[str, Any] = {"question": "engine", "profile": "quick", "method": "s3t", "kind": "measured", "n": 3}
@@ -222,7 +244,7 @@ def design() -> list[Row]:
     ]
 
 
-STUDIES = (survival, orders, streams, planning, refresh, executors, engine, serving, deletion, design)
+STUDIES = (survival, orders, streams, planning, refresh, executors, floors, engine, serving, deletion, design)
 
 
 def everything(folder: Path) -> None:
@@ -245,6 +267,7 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
             f"{name}-quick.png"
             for name in ("layouts", "survival", "orders", "streams", "service", "planner", "refresh", "executors")
         ),
+        "floors-quick.png",
         *(f"{name}-quick.png" for name in ("training", "ablation", "design", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
         "area-by-method-quick-trec6-600-minilm-4x3.png",
@@ -276,6 +299,7 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         "planning",
         "refresh",
         "executors",
+        "floors",
         "engine",
         "serving",
         "deletion",

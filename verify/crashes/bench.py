@@ -41,13 +41,17 @@ RECORDS = [
 RECIPE = Recipe(rank=1, epochs=1.0, batch_size=8, dropout=0.1)
 PROBES = [{"text": "the cat"}, {"text": "number 7"}]
 FIRST, SECOND = "row-03", "row-08"
+FLOOR = "floor"
 SPILLING = Resources(cache_gb=0.0)
 """The fast engine keeps no activations in memory, so that it writes them to the disk."""
 
 
 @dataclass
 class Bench:
-    """Systems of one engine, below ``folder``; what works start from and end in is made once."""
+    """Systems of one engine, below ``folder``; what works start from and end in is made once.
+
+    Engine ``floor`` is the reference with an analytic head beside the chains.
+    """
 
     engine: str
     folder: Path
@@ -56,12 +60,16 @@ class Bench:
 
     def system(self, root: Path, budget: int = 2) -> System:
         """Describe the system below ``root``."""
-        from s3t.method import S3T
+        from s3t.analytic.head import AnalyticHead
+        from s3t.plan import s3t_plan
+        from s3t.system import System
 
-        given: dict[str, Any] = {"classes": ("a", "b"), "model": backbone(MODEL), "recipe": RECIPE, "key": KEY}
-        return S3T(
-            root / RUN, Layout(1, 2, budget), engine=self.engine, precision="float32", resources=SPILLING, **given
-        )
+        base = backbone(MODEL)
+        plan, floor = s3t_plan(Layout(1, 2, budget), RECIPE, base.layers), self.engine == FLOOR
+        plan = plan.with_head(AnalyticHead(), 0.5) if floor else plan
+        how: dict[str, Any] = {"engine": "reference" if floor else self.engine, "precision": "float32"}
+        how |= {"model": base, "classes": ("a", "b"), "key": KEY, "resources": SPILLING}
+        return System.create(root / RUN, plan, RECIPE, **how)
 
     def open(self, root: Path) -> System:
         """Open the run below ``root``, as after a restart."""
@@ -98,7 +106,7 @@ def state(system: System) -> dict[str, Any]:
     """Return all that must be the same bits: files of nodes, ids, what serves, scores."""
     evidence = read_evidence(system.path)
     nodes = derive_state(evidence).survivors
-    live = bool(system.status().live)
+    live = bool(system.weights())
     return {
         "nodes": {node: (fact.tensors, fact.head, fact.reads, dict(fact.files)) for node, fact in nodes.items()},
         "ids": system.ids(),

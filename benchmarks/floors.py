@@ -1,0 +1,134 @@
+"""Chains with an analytic head beside them, down to the deletion of half of all records: rows, and their figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from benchmarks.area import area
+from benchmarks.painters import COLOURS, page
+from s3t.contract import Cost
+from s3t.design import Design
+
+ACCURACY, AREA = "test accuracy", "mean test accuracy over the deletions"
+SHARES = (0.25, 0.5, 0.75)
+SHARE = 0.5
+"""Of the head in the systems that the figure shows: a constant, chosen before any of them was measured (the issue's half)."""
+HEAD = "analytic"
+FLOOR = "+floor"
+"""Ends the name of a system with an analytic head beside its chains."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Chains that are measured, by ``name``: a method at a budget, S3T's with a ``design``; ``ranks``: of the recipe's."""
+
+    name: str
+    method: str
+    budget: int = 1
+    design: Design | None = None
+    ranks: float = 1.0
+
+
+def kinds(slices: int) -> list[Kind]:
+    """Return what is compared; stacked blocks have the rank that gives all of a chain's blocks the storage of S3T's."""
+    stacked = Kind("s3t-stacked", "s3t", 1, Design(stacked=True), 1 / slices)
+    return [Kind("s3t", "s3t"), stacked, Kind("sequential", "sequential"), Kind("sisa-lora-lazy", "sisa-lora-lazy")]
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a system serves after ``deletions``: accuracy by (system, share of the head); ``live``: shares of live shards."""
+
+    deletions: int
+    accuracy: Mapping[tuple[str, float], float]
+    live: float
+
+
+@dataclass(frozen=True)
+class Life:
+    """A life: the points, what the fit cost, and bytes stored by nodes and by features."""
+
+    points: tuple[Served, ...]
+    cost: Cost
+    nodes: int
+    features: int
+
+
+def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
+    """Yield the fields of a life's rows; those of the head alone only where ``head`` says so, for it is the same in all."""
+    for system, share in life.points[0].accuracy:
+        if system == HEAD and not head:
+            continue
+        curve = [(point.deletions, point.accuracy[system, share]) for point in life.points]
+        extra = {"share": share, "kind": kind.name}
+        budget = 1 if system == HEAD else kind.budget
+        about: dict[str, Any] = {"method": system, "budget": budget, "kind": "measured", "n": 1}
+        for point, (deletions, value) in zip(life.points, curve, strict=True):
+            told = {**extra, "live": 1.0 if system == HEAD else point.live}
+            yield {"metric": ACCURACY, "unit": "share", "value": value, "deletions": deletions, "extra": told, **about}
+        mean = area(curve, 0, curve[-1][0])
+        yield {"metric": AREA, "unit": "share", "value": mean, "deletions": curve[-1][0], "extra": extra, **about}
+        if share in (0.0, SHARE, 1.0):
+            sizes = {0.0: life.nodes - life.features, SHARE: life.nodes, 1.0: life.features}
+            work = {"record passes": life.cost.record_passes if share < 1 else 0}
+            work |= {"forward passes": life.cost.forward_passes if share else 0, "bytes stored": sizes[share]}
+            for metric, value in work.items():
+                yield {"metric": metric, "unit": metric.split()[-1], "value": value, "extra": extra, **about}
+
+
+def paint(rows: pd.DataFrame) -> Figure:
+    """Accuracy as half of the records go, a panel for each data set; mean over seeds."""
+    told = rows[(rows["status"] == "ok") & (rows["metric"] == ACCURACY)]
+    told = told[told["extra"].map(lambda extra: extra["share"] in (0.0, SHARE, 1.0))]
+    sets = sorted(told["data"].unique())
+    seeds = told["seed"].nunique()
+    figure = page(
+        "Chains with an analytic head beside them, down to half of all records",
+        f"{told.iloc[0]['model']} · {int(told.iloc[0]['shards'])} x {int(told['slices'].max())} · mean over {seeds} seeds · "
+        f"share of the head {SHARE:g}; dashed: the chains alone",
+    )
+    for place, name in enumerate(sets[:4]):
+        left, bottom = 0.06 + 0.37 * (place % 2), (0.5 if place < 2 else 0.12) if len(sets) > 2 else 0.3
+        axes = figure.add_axes((left, bottom, 0.32, 0.31 if len(sets) > 2 else 0.5))
+        axes.set_title(name, loc="left", size=11.5)
+        for system in dict.fromkeys(told["method"]):
+            line = told[(told["data"] == name) & (told["method"] == system)].groupby("deletions")["value"].mean()
+            if len(line):
+                look = _look(str(system))
+                axes.plot(line.index, line.to_numpy(), label=system if not place else None, **look)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylim(0, 1)
+        if place == min(1, len(sets) - 1):
+            figure.legend(loc="upper left", bbox_to_anchor=(0.79, 0.82))
+    figure.text(0.06, 0.085, "Deleted records", size=11, color="#555555")
+    return figure
+
+
+def _look(system: str) -> dict[str, Any]:
+    bare = system.removesuffix(FLOOR)
+    colour = {HEAD: "#111111", "s3t-stacked": "#1e8e3e"}.get(bare) or COLOURS[bare][0]
+    return {"color": colour, "ls": "-" if system != bare or bare == HEAD else "--", "lw": 1.5}
+
+
+def never_below(frame: pd.DataFrame, system: str, others: Sequence[str]) -> dict[str, list[tuple[int, str, float]]]:
+    """Return by data set where ``system`` is less accurate than one of ``others`` in the mean over seeds: (deletions, other,
+    difference); an empty list says at no point."""
+    told = frame[(frame["status"] == "ok") & (frame["metric"] == ACCURACY)]
+    told = told[told["extra"].map(lambda extra: extra["share"] in (0.0, SHARE, 1.0))]
+    means = told.groupby(["data", "method", "deletions"])["value"].mean()
+    found: dict[str, list[tuple[int, str, float]]] = {}
+    for name in sorted(told["data"].unique()):
+        mine = means[name, system]
+        found[name] = [
+            (int(deletions), other, float(mine[deletions] - value))
+            for other in others
+            for deletions, value in means[name, other].items()
+            if mine[deletions] < value
+        ]
+    return found

@@ -1,0 +1,212 @@
+"""The analytic head by its core alone: accuracy as records go, one deletion, bits against scratch, sums over a long stream.
+
+No run and no system. Features of a data set are read once; ridge and temperature are chosen on the validation split alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from benchmarks.analytic import (
+    FOLDS,
+    RIDGES,
+    TEMPERATURES,
+    Choice,
+    Featured,
+    accuracy,
+    choose,
+    cross_entropy,
+    deletions,
+    featured,
+    histories,
+)
+from benchmarks.apart import Step, apart
+from benchmarks.profiles import PROFILES
+from benchmarks.timings import bounds
+from benchmarks.workbench import Workbench
+from s3t.analytic.head import AnalyticHead, Form, Pooling
+from s3t.analytic.solving import solve
+
+FORMS: tuple[Form, ...] = get_args(Form)
+SHARES = (0.125, 0.25, 0.5)
+"""Of the training records, deleted when accuracy is measured."""
+ABOUT: dict[str, Any] = {"question": "analytic", "method": "analytic", "budget": 1, "shards": 1, "slices": 1}
+MEAN: tuple[Pooling, ...] = ("mean",)
+THREE: tuple[Pooling, ...] = ("mean", "first", "max")
+
+
+Add = Callable[..., None]
+"""Adds a row."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """``poolings``: of the heads that are compared, the widest last. ``random``: whether one with so many random features is
+    among them. ``ridges``: to choose from. ``deletions``: timed, by place among the poolings. ``histories``: how many, of
+    ``most`` records each.
+    ``streams``: numbers of made-up records, of ``wide`` features, that are summed."""
+
+    poolings: tuple[tuple[Pooling, ...], ...] = (MEAN,)
+    random: int = 0
+    ridges: tuple[float, ...] = RIDGES[::2]
+    deletions: tuple[int, ...] = (7,)
+    histories: int = 10
+    most: int = 200
+    streams: tuple[int, ...] = ()
+    wide: int = 2304
+
+
+SIZES: Mapping[str, Size] = {
+    "smoke": Size((MEAN, THREE), 16, deletions=(6, 3), histories=20, most=60, streams=(5_000, 20_000), wide=192),
+    "quick": Size(),
+    "pairs": Size(),
+    "vision": Size(),
+    "health": Size((MEAN, THREE), 1024, deletions=(20, 6), histories=1000, streams=(20_000, 100_000)),
+    "full": Size((MEAN, THREE), 1024, RIDGES, (50, 10), 1000, streams=(10**5, 10**6)),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """The data sets of a profile that asks this; the stream, once, where it has one."""
+    name = metafunc.config.getoption("--profile")
+    assert set(SIZES) <= set(PROFILES)
+    if "data" in metafunc.fixturenames:
+        metafunc.parametrize("data", PROFILES[name].data if name in SIZES else ())
+    else:
+        metafunc.parametrize("records", SIZES[name].streams if name in SIZES else ())
+
+
+def test_analytic(benchmark: Any, bench: Workbench, data: str) -> None:
+    """Every form on every choice of features, before and after deletions; then deletions timed, and histories."""
+    benchmark.group = f"analytic head: {data}"
+    size, dataset = SIZES[bench.profile.name], bench.dataset(data)
+    about = {**ABOUT, "data": dataset.name, "model": bench.profile.model, "kind": "measured"}
+    add = partial(bench.add, **about)
+
+    def measure() -> None:
+        for number, read in enumerate(_features(bench, data, size, add)):
+            _measure(bench, read, size, number, add)
+
+    with bench.answering(metric="test accuracy", **about):
+        benchmark.pedantic(measure, rounds=1, iterations=1)
+
+
+def _features(bench: Workbench, data: str, size: Size, add: Add) -> Iterator[Featured]:
+    """Yield what each head reads: the poolings out of one reading of all records, random features from one of their own."""
+    recipe, seed = bench.profile.recipe("s3t"), bench.profile.seeds[0]
+    read = partial(featured, bench.backbone, bench.dataset(data), max_length=recipe.max_length, seed=seed)
+    heads = [AnalyticHead(poolings=size.poolings[-1])]
+    heads += [AnalyticHead(poolings=size.poolings[0], random=size.random)] * (size.random > 0)
+    for head in heads:
+        whole = read(head)
+        extra = {"head": _told(head), "features": whole.train.rows.shape[1], "max_length": recipe.max_length}
+        add(metric="features of a record", unit="s", value=whole.seconds, n=whole.records, extra=extra)
+        if head.random:
+            yield whole
+        else:
+            yield from (whole.narrowed(poolings, bench.backbone) for poolings in size.poolings)
+
+
+def _told(head: AnalyticHead) -> dict[str, Any]:
+    return {name: value for name, value in head.to_json().items() if name not in ("form", "ridge", "temperature")}
+
+
+def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add) -> None:
+    choices = [choose(replace(read.head, form=form), read.validation, read.classes, size.ridges) for form in FORMS]
+    best = max(choices, key=lambda choice: choice.accuracy)
+    _accuracies(bench, read, choices, best, add)
+    extra = {"head": best.head.to_json(), "features": read.train.rows.shape[1]}
+    draw = np.random.default_rng([11, number])
+    if not read.head.random:
+        ridge = choices[FORMS.index("ridge")].head
+        victims = draw.permutation(len(read.train.rows))[: size.deletions[number] + 1].tolist()
+        timed = deletions(read.train, read.classes, ridge, victims)
+        for what, seconds in (
+            ("one deletion", [one.update + one.solution for one in timed]),
+            ("one deletion, out of the sums", [one.update for one in timed]),
+            ("one deletion, the solution", [one.solution for one in timed]),
+        ):
+            low, high = bounds(seconds)
+            spread = {"fastest": min(seconds), "slowest": max(seconds), "head": ridge.to_json()}
+            add(
+                metric=f"{what} p50", unit="s", value=statistics.median(seconds), low=low, high=high, n=len(seconds),
+                confidence=None if low is None else 0.95, extra={**extra, **spread, "records": len(read.train.rows)},
+            )  # fmt: skip
+    if number == 0:
+        heads = [choice.head for choice in choices]
+        train = read.train
+        equal = histories(train.rows, train.answers, read.classes, heads, size.histories, draw, size.most)
+        told = {**extra, "records": size.most, "forms": FORMS}
+        add(
+            metric="histories that end as scratch",
+            unit="share",
+            value=equal / size.histories,
+            n=size.histories,
+            extra=told,
+        )
+        assert equal == size.histories
+
+
+def _accuracies(bench: Workbench, read: Featured, choices: list[Choice], best: Choice, add: Add) -> None:
+    """Delete in random orders, by seed; at each checkpoint the sums must be those of the retained records alone."""
+    count, whole = len(read.train.rows), read.train.sums(read.classes)
+    ends = [0, *(int(share * count) for share in SHARES)]
+    for seed in bench.profile.seeds:
+        order, sums = np.random.default_rng([13, seed]).permutation(count), whole.copy()
+        for before, after in pairwise([0, *ends]):
+            gone = order[before:after]
+            sums.remove(read.train.rows[gone], read.train.answers[gone])
+            if seed == bench.profile.seeds[0]:
+                assert sums.same(read.train.sums(read.classes, order[after:]))
+            elif not after:
+                continue  # nothing is deleted yet, so all seeds are the same
+            for choice in choices:
+                scores, answers = solve(sums, choice.head).scores(read.test.rows), read.test.answers
+                losses = [cross_entropy(scores, answers, t) for t in (choice.head.temperature, 1.0)]
+                extra = {
+                    "head": choice.head.to_json(),
+                    "features": read.train.rows.shape[1],
+                    "records": count,
+                    "chosen_on": f"validation, {len(read.validation.rows)} records, {FOLDS} folds",
+                    "validation_accuracy": choice.accuracy,
+                    "validation_cross_entropy": choice.cross_entropy,
+                    "validation_accuracy_by_ridge": {str(ridge): value for ridge, value in choice.accuracies.items()},
+                    "ridges": list(choice.accuracies),
+                    "temperatures": TEMPERATURES,
+                    "best_form_on_validation": choice is best,
+                    "test_cross_entropy": losses[0],
+                    "test_cross_entropy_at_1": losses[1],
+                }
+                add(
+                    metric="test accuracy", unit="share", value=accuracy(scores, answers), n=len(answers), seed=seed,
+                    deletions=after, extra=extra,
+                )  # fmt: skip
+
+
+STREAMED: dict[int, Step] = {}
+"""By number of records."""
+
+
+def test_stream(benchmark: Any, bench: Workbench, records: int, tmp_path: Path) -> None:
+    """Made-up features in chunks, in a process of its own: the peak must not depend on how many there are."""
+    benchmark.group = "analytic head: sums"
+    wide, classes = SIZES[bench.profile.name].wide, 6
+    about = {**ABOUT, "kind": "measured", "data": "made"}
+    with bench.answering(metric="sums over a stream", **about):
+        STREAMED[records] = benchmark.pedantic(
+            apart, args=("sum", tmp_path, (records, wide, classes)), rounds=1, iterations=1
+        )
+    step = STREAMED[records]
+    extra = {"records": records, "features": wide, "classes": classes, "before": step.before}
+    bench.add(metric="sums over a stream", unit="s", value=step.seconds[0], n=1, extra=extra, **about)
+    bench.add(metric="sums over a stream, peak memory", unit="bytes", value=step.peak, n=1, extra=extra, **about)
+    assert step.peak <= 1.05 * min(one.peak for one in STREAMED.values())

@@ -1,0 +1,61 @@
+"""Accuracy with and without an analytic head beside the chains, as half of all records are deleted."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.analytic import choose, featured
+from benchmarks.floored import live
+from benchmarks.floors import HEAD, kinds, rows_of
+from benchmarks.profiles import PROFILES
+from benchmarks.workbench import Workbench
+from s3t.analytic.head import AnalyticHead
+
+SEEDS = {"smoke": (0,), "pairs": (0, 1, 2, 3, 4), "larger": (0,), "vision": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
+"""Profiles that measure it, and their seeds."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One life per data set, system and seed."""
+    profile = PROFILES[metafunc.config.getoption("--profile")]
+    seeds = SEEDS.get(profile.name, ())[: metafunc.config.getoption("--most-seeds")]
+    cases = [(data, kind, seed) for data in profile.data for seed in seeds for kind in kinds(profile.slices)]
+    names = [f"{data}-{kind.name}-{seed}" for data, kind, seed in cases]
+    metafunc.parametrize(("data", "kind", "seed"), cases, ids=names)
+
+
+@pytest.fixture(scope="session")
+def chosen() -> dict[str, AnalyticHead]:
+    """The head of each data set, once it was chosen."""
+    return {}
+
+
+def test_floors(
+    benchmark: Any, bench: Workbench, chosen: dict[str, AnalyticHead], data: str, kind: Any, seed: int, tmp_path: Path
+) -> None:
+    """The head's ridge and temperature are chosen on the validation split alone, never deletable, once per data set."""
+    benchmark.group = f"floors: {data}"
+    dataset, profile = bench.dataset(data), bench.profile
+    if data not in chosen:
+        only = replace(dataset, train=dataset.train[:1], test=dataset.test[:1])
+        read = featured(bench.backbone, only, AnalyticHead(), profile.recipe("s3t").max_length, seed)
+        chosen[data] = choose(AnalyticHead(), read.validation, len(dataset.classes)).head
+    layout = bench.layout(kind.method, kind.budget)
+    about: dict[str, Any] = {"question": "floors", "data": dataset.name, "model": profile.model, "seed": seed}
+    about |= {"shards": layout.shards, "slices": layout.slices}
+    failing = {"metric": "test accuracy", "method": kind.name, "budget": kind.budget}
+    with bench.answering(**failing, **about):
+        life = benchmark.pedantic(
+            live, args=(bench, kind, dataset, chosen[data], seed, tmp_path / "run"), rounds=1, iterations=1
+        )
+    shutil.rmtree(tmp_path / "run")
+    for fields in rows_of(life, kind, head=kind.name == "s3t"):
+        fields["extra"] |= {"head": chosen[data].to_json(), "kernel": bench.mode.kernel}
+        bench.add(**fields, **about)
+    assert life.points[-1].deletions == len(dataset.train) // 2
+    assert all(point.accuracy[HEAD, 1.0] > 0 for point in life.points)

@@ -1,0 +1,156 @@
+"""What the benchmark of analytic heads rests on: columns of features, a choice that sees validation alone, histories."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.analytic import (
+    RIDGES,
+    TEMPERATURES,
+    Part,
+    accuracy,
+    calibrated,
+    choose,
+    cross_entropy,
+    deletions,
+    featured,
+    histories,
+    same,
+)
+from benchmarks.apart import apart
+from benchmarks.synthetic import made_features, synthetic
+from s3t.analytic import sums as summing
+from s3t.analytic.head import LEVELS, AnalyticHead
+from s3t.analytic.solving import solve
+from s3t.analytic.sums import Sums
+from s3t.backbone import Backbone
+
+FORMS = ("ridge", "balanced", "prototypes")
+
+
+def part(records: int = 60, features: int = 5, seed: int = 0) -> Part:
+    draw = np.random.default_rng(seed)
+    answers = np.arange(records) % 3
+    rows = draw.normal(0, 300, (records, features)) + np.random.default_rng(9).normal(0, 200, (3, features))[answers]
+    return Part(rows.round().astype(np.int16), answers.astype(float))
+
+
+def test_columns_are_what_a_head_of_fewer_poolings_reads(tiny: Backbone) -> None:
+    data = synthetic(12, 6, 6)
+    whole = featured(tiny, data, AnalyticHead(poolings=("mean", "first", "max")), 32, 0)
+    assert whole.records == 24 and whole.seconds > 0 and whole.classes == 3
+    assert whole.train.answers.tolist() == [record.label for record in data.train]
+    for poolings in (("mean",), ("max", "first"), ("mean", "first", "max")):
+        found, read = whole.narrowed(poolings, tiny), featured(tiny, data, AnalyticHead(poolings=poolings), 32, 0)
+        assert found.head == read.head
+        for name in ("train", "validation", "test"):
+            assert np.array_equal(getattr(found, name).rows, getattr(read, name).rows)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_choice_answers_no_record_that_it_learned_from(form: Any) -> None:
+    """By a plain loop over folds: the scores behind the choice are those of heads on the other folds."""
+    validation, head = part(), AnalyticHead(form=form)
+    ridges = (0.01, 1.0) if form != "prototypes" else (head.ridge,)
+    scores = {ridge: np.zeros((60, 3)) for ridge in ridges}
+    for ridge in ridges:
+        for i in range(60):
+            others = [j for j in range(60) if j % 3 != i % 3]
+            found = solve(validation.sums(3, others), replace(head, ridge=ridge))
+            scores[ridge][i] = found.scores(validation.rows[i : i + 1])
+    assert choose(head, validation, 3, (0.01, 1.0)) == calibrated(head, scores, validation.answers)
+
+
+def test_the_best_ridge_is_chosen_and_of_equals_the_largest_and_the_temperature_of_least_loss() -> None:
+    answers = np.array([0.0, 1.0, 1.0, 0.0])
+    right = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.2]])
+    wrong = 1 - right
+    found = calibrated(AnalyticHead(), {0.1: right, 0.3: right, 1.0: wrong}, answers)
+    assert found.head.ridge == 0.3 and found.accuracy == 0.75
+    assert found.accuracies == {0.1: 0.75, 0.3: 0.75, 1.0: 0.25}
+    losses = [cross_entropy(right, answers, t) for t in TEMPERATURES]
+    assert found.cross_entropy == min(losses) and found.head.temperature == TEMPERATURES[losses.index(min(losses))]
+    assert TEMPERATURES[0] < found.head.temperature < TEMPERATURES[-1]
+
+
+def test_accuracy_and_cross_entropy_by_hand() -> None:
+    scores, answers = np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0.0, 0.0])
+    assert accuracy(scores, answers) == 0.5
+    wanted = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(0.5))) / 2
+    assert cross_entropy(scores, answers, 0.5) == pytest.approx(wanted, rel=1e-12)
+
+
+def test_ridges_and_temperatures_ascend() -> None:
+    assert list(RIDGES) == sorted(set(RIDGES)) and (RIDGES[0], RIDGES[-1]) == (1e-4, 1.0)
+    assert list(TEMPERATURES) == sorted(set(TEMPERATURES)) and 1.0 in TEMPERATURES
+
+
+def test_histories_tell_a_history_that_leaves_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = part()
+    heads = [AnalyticHead(form=form) for form in FORMS]  # type: ignore[arg-type]
+
+    def play() -> int:
+        return histories(made.rows, made.answers, 3, heads, 30, np.random.default_rng(0), most=20)
+
+    assert play() == 30
+    removed = Sums.remove
+
+    def leaky(self: Sums, rows: Any, answers: Any) -> None:
+        removed(self, rows, answers)
+        self.square[0, 0] += bool(len(rows))
+
+    monkeypatch.setattr(Sums, "remove", leaky)
+    assert play() < 15
+
+
+def test_histories_tell_a_solution_that_is_not_a_function_of_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, calls = part(), []
+
+    def tired(sums: Sums, head: AnalyticHead) -> Any:
+        calls.append(sums.records)
+        found = solve(sums, head)
+        return replace(found, bias=found.bias + 1e-15 * (len(calls) % 2))
+
+    monkeypatch.setattr("benchmarks.analytic.solve", tired)
+    assert histories(made.rows, made.answers, 3, [AnalyticHead()], 10, np.random.default_rng(0)) == 10 - len(calls) // 2
+    assert len(set(calls)) > 3, "histories end with different numbers of records"
+    assert len(calls) >= 16, "few histories end without a record"
+
+
+def test_solutions_are_compared_by_bits() -> None:
+    one = solve(part().sums(3), AnalyticHead())
+    assert same(one, replace(one))
+    assert not same(replace(one, bias=one.bias * 0), replace(one, bias=one.bias * -0.0))
+
+
+def test_deletions_leave_the_records_untouched() -> None:
+    made = part()
+    before = made.rows.copy()
+    found = deletions(made, 3, AnalyticHead(), [5, 3, 40])
+    assert len(found) == 2 and all(one.update > 0 and one.solution > 0 for one in found)
+    assert np.array_equal(made.rows, before)
+
+
+def test_made_features_come_in_chunks_the_same_each_time() -> None:
+    many = summing.ROWS * 2 + 5
+    chunks = list(made_features(many, 3, 4))
+    assert [len(rows) for rows, _ in chunks] == [summing.ROWS, summing.ROWS, 5]
+    rows, answers = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    assert rows.dtype == np.int16 and -LEVELS <= rows.min() < -32000 and 32000 < rows.max() <= LEVELS
+    assert set(answers) == {0, 1, 2, 3}
+    again = list(made_features(many, 3, 4))
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(chunks, again, strict=True))
+
+
+def test_sums_over_a_stream_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Ten times the records, the same memory: all features of the larger stream would take 41 MB."""
+    small, large = (apart("sum", tmp_path, (records, 64, 3)) for records in (32_000, 320_000))
+    assert large.peak - small.peak < 8e6 and small.peak >= small.before > 0
+    assert json.dumps(small.seconds)
