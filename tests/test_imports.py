@@ -108,7 +108,7 @@ OPENS_SYSTEMS = {
     "verify.cli": SYSTEM,
     "verify.laboratory": (*SYSTEM, "s3t.building"),
     "verify.leaks": ("s3t", "baselines"),
-    "verify.small": (*SYSTEM, "baselines"),
+    "verify.small": (*SYSTEM, "baselines", "s3t.analytic.head"),
     "verify.crashes": (*SYSTEM, "s3t.plan", "s3t.analytic.head", "s3t.exporting", "s3t.cli.attest", "s3t.resources"),
     "verify.ordering": ("s3t.orders",),
     "verify.fuzz_targets": ("s3t",),

@@ -23,7 +23,7 @@ from verify.scan import check_scan
 from verify.state import State, derive_state, graph_of
 
 if TYPE_CHECKING:
-    from verify.cleanroom import Kernel
+    from verify.numerics import Kernel
 
 LEVELS = ("E0", "E1a", "E1b", "E1c", "E2", "E3", "E4")
 DEFAULT = ("E0", "E1a", "E1b")

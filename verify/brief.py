@@ -30,7 +30,8 @@ class Brief:
 
     ``nodes`` maps a node to the environment it was trained in, parents first; ``chains`` lists (shard, prefix) served.
     ``ancestors``: for nodes that are each retrained on stored tensors, these as safetensors bytes (adapter, head) by node;
-    None where nodes are retrained on top of each other.
+    None where nodes are retrained on top of each other. ``head``: the environment of the analytic head's features, where one
+    serves; it is solved from ``rows``.
     """
 
     run: Mapping[str, Any]
@@ -41,6 +42,7 @@ class Brief:
     rows: tuple[Record, ...]
     probes: tuple[Record, ...]
     ancestors: Mapping[Node, tuple[bytes, bytes]] | None = None
+    head: Mapping[str, Any] | None = None
 
 
 def make_brief(
@@ -58,7 +60,7 @@ def make_brief(
     """
     wanted = set(sampled) if ancestors is not None else served(state) if scope == "served" else rooted(state)
     nodes = sorted(wanted, key=lambda node: (node[0], len(node[1]), node[1]))
-    rows = sorted((row.record for rows in state.by_slot.values() for row in rows), key=lambda record: record.id)
+    rows = [row.record for row in state.retained]
     return Brief(
         evidence.run,
         evidence.key,
@@ -68,6 +70,7 @@ def make_brief(
         tuple(rows),
         tuple(probes(evidence, rows)),
         ancestors,
+        state.head.environment if state.head else None,
     )
 
 
@@ -100,6 +103,7 @@ def write_brief(brief: Brief, folder: Path) -> None:
         "nodes": [[shard, list(prefix), environment] for (shard, prefix), environment in brief.nodes],
         "chains": [[shard, list(prefix)] for shard, prefix in brief.chains],
         "threads": brief.threads,
+        "head": brief.head,
         "ancestors": None if brief.ancestors is None else [[shard, list(prefix)] for shard, prefix in brief.ancestors],
     }
     for number, files in enumerate((brief.ancestors or {}).values()):
@@ -129,6 +133,7 @@ def read_brief(folder: Path) -> Brief:
         rows,
         asked,
         ancestors,
+        facts["head"],
     )
 
 

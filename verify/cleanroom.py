@@ -10,20 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, get_args
 
 from s3t.errors import S3TError
 from s3t.records import Recipe, Record
 from verify import derive
+from verify.analytic import Reading, read_all, scores, solve
 from verify.brief import Brief, read_brief
+from verify.combining import combine, mixed
 from verify.derive import Prefix
 from verify.machine import on_threads
+from verify.numerics import Kernel, Numerics, numerics
 from verify.plans import Plan, declared_plan
 from verify.state import Node
 
@@ -33,54 +33,6 @@ if TYPE_CHECKING:
     from s3t.backbone import Backbone, Encoded
 
 OUTCOME = "outcome.json"
-Kernel = Literal["shared", "oracle"]
-"""Whose numeric code a clean room uses: the system's (s3t.training), or the slow one of its own (verify.kernel)."""
-
-
-@dataclass(frozen=True)
-class Numerics:
-    """A numeric kernel: its version, the records it takes, and what it does with them."""
-
-    version: str
-    row: Callable[..., Any]
-    seeds: Callable[..., Any]
-    state: Callable[..., Any]
-    task: Callable[..., Any]
-    train: Callable[..., Any]
-    score: Callable[..., list[Tensor]]
-
-
-def numerics(kernel: Kernel, version: str) -> Numerics:
-    """Return the numeric kernel of that name: the system's own of ``version``, or the oracle, which has one version.
-
-    S3TError if the system has no such version here.
-    """
-    if kernel == "oracle":
-        from verify import kernel as slow
-
-        def apart(
-            backbone: Any, chains: Sequence[tuple[Any, Any]], rows: Any, recipe: Recipe, classes: int
-        ) -> list[Tensor]:
-            return [slow.score_slowly(backbone, *chain, rows, recipe, classes) for chain in chains]
-
-        def row(encoded: Encoded, label: int | float, piece: int) -> slow.Row:
-            return slow.Row(encoded, label, piece)
-
-        return Numerics(slow.KERNEL, row, slow.Seeds, slow.State, slow.Task, slow.train_node_slowly, apart)
-    from s3t import training
-    from s3t.blocks import ModelState
-    from s3t.engine.numerics import Numerics as Engine
-
-    engine = Engine.of(version)
-
-    def together(
-        backbone: Any, chains: Sequence[tuple[Any, Any]], rows: Any, recipe: Recipe, classes: int
-    ) -> list[Tensor]:
-        models = {i: engine.chain(backbone, *chain, recipe, classes) for i, chain in enumerate(chains)}
-        found = engine.score(models, rows)
-        return [found[i] for i in range(len(chains))]
-
-    return Numerics(version, training.Row, training.Seeds, ModelState, training.Task, engine.train, together)
 
 
 @dataclass(frozen=True)
@@ -101,7 +53,7 @@ class Room:
     """One clean room at work: the base model, the encoded rows, and the nodes retrained so far.
 
     ``given``: the ancestors on which nodes are retrained, where these are not themselves the room's; None otherwise.
-    ``spent``: what each retraining took, in the units of the ledger's costs.
+    ``spent``: what each retraining took, in the units of the ledger's costs. ``solved``: the analytic head, once it is.
     """
 
     brief: Brief
@@ -113,6 +65,7 @@ class Room:
     kernel: Kernel = "shared"
     given: Mapping[Node, Retrained] | None = None
     spent: dict[Node, dict[str, float]] = field(default_factory=dict)
+    solved: Mapping[str, Tensor] | None = None
 
     @property
     def numerics(self) -> Numerics:
@@ -175,44 +128,50 @@ class Room:
         adapters = {stage.adapter: node.adapter for stage, node in zip(self.plan.stages, chain, strict=False)}
         return self.numerics.state(adapters, chain[-1].head)
 
+    @property
+    def reading(self) -> Reading:
+        """How features are made for the analytic head."""
+        assert self.plan.head is not None
+        return Reading(self.backbone, self.plan.head, int(self.brief.run["seed"]))
+
+    def solve(self, threads: int) -> dict[str, str]:
+        """Make the features of all retained rows and solve the analytic head; return the features' digests by id.
+
+        It is solved on as many threads as serve: what serves is solved when it begins to serve, not when features are made.
+        """
+        classes = self.brief.run["data"]["classes"]
+        rows = ((r.id, self.encoded[r.id], derive.target(r.label, classes)) for r in self.brief.rows)
+        sums, digests = read_all(self.reading, rows, len(classes))
+        with on_threads(threads):
+            self.solved = solve(sums, self.reading.head)
+        return digests
+
     def predict(self) -> Tensor:
-        """Return the ensemble's scores of the probes, shape (probes, classes), from the retrained tensors."""
+        """Return the ensemble's scores of the probes, shape (probes, classes), from what the room itself made."""
         import torch
 
         asked = self.backbone.encode([record.inputs for record in self.brief.probes], self.recipe.max_length)
-        classes = len(self.brief.run["data"]["classes"])
+        classes, ensemble = len(self.brief.run["data"]["classes"]), self.recipe.ensemble
         chains = [
             (self.plan.stages[: len(prefix)], self.state(shard, prefix, self.nodes))
             for shard, prefix in sorted(self.brief.chains)
         ]
-        outputs = self.numerics.score(self.backbone, chains, asked, self.recipe, classes)
-        return torch.from_numpy(combine([scores.numpy() for scores in outputs], self.recipe.ensemble))
-
-
-def combine(logits: Sequence[NDArray[np.float32]], ensemble: str) -> NDArray[np.float32]:
-    """Combine the logits of live shards, in ascending order of shards (docs/DERIVATION.md, "What is served").
-
-    In float64: each shard's output times w = 1/shards, summed one after the other; the sum as float32.
-    """
-    total = np.zeros(logits[0].shape, dtype=np.float64)
-    for shard in logits:
-        wide = shard.astype(np.float64)
-        if ensemble == "mean-probabilities":
-            raised = np.exp(wide - wide.max(axis=1, keepdims=True))
-            wide = raised / raised.sum(axis=1, keepdims=True)
-        elif ensemble == "vote":
-            wide = np.eye(wide.shape[1])[wide.argmax(axis=1)]
-        total += wide * (1 / len(logits))
-    return total.astype(np.float32)
+        outputs = self.numerics.score(self.backbone, chains, asked, self.recipe, classes) if chains else []
+        combined = combine([found.numpy() for found in outputs], ensemble) if chains else None
+        if self.solved is not None and self.plan.head is not None:
+            own = scores([self.reading.features(row) for row in asked], self.solved)
+            combined = mixed(combined, own, self.plan.share, self.plan.head.temperature, ensemble)
+        return torch.from_numpy(combined)
 
 
 def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
-    """Retrain ``brief`` and write one safetensors file per node, the predictions, and what could not be decided."""
+    """Retrain ``brief`` and write one safetensors file per node and for the analytic head, the digests of features, the
+    predictions, and what could not be decided."""
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
     undecided: dict[int, str] = {}
-    predicted = False
+    predicted, head = False, dict[str, Any]()
     with on_threads(None):
         reason = _unknown(kernel, str(brief.run["kernel"]))
         room = None if reason else _room(brief, kernel)
@@ -226,14 +185,20 @@ def retrain(brief: Brief, out: Path, kernel: Kernel = "shared") -> None:
             room.train(shard, prefix)
             node = room.nodes[shard, prefix]
             save_file(node.named(), out / f"{number}.safetensors")
+        if brief.head is not None:
+            why = reason or ("" if room is None else _differs(room, brief.head, "its features were made"))
+            head = {"undecided": why} if why or room is None else {"features": room.solve(brief.threads)}
+            if room is not None and room.solved is not None:
+                save_file({name: t.contiguous() for name, t in room.solved.items()}, out / "head.safetensors")
         behind = {(shard, prefix[:i]) for shard, prefix in brief.chains for i in range(1, len(prefix) + 1)}
-        if room is not None and behind and brief.probes and behind <= set(room.nodes):
+        complete = room is not None and behind <= set(room.nodes) and "undecided" not in head
+        if room is not None and complete and (behind or head) and brief.probes:
             with on_threads(brief.threads):
                 scores = room.predict().contiguous()
             save_file({"scores": scores}, out / "predictions.safetensors")
             predicted = True
     spent = {number: room.spent[node] for number, (node, _) in enumerate(brief.nodes) if room and node in room.spent}
-    outcome = {"undecided": undecided, "predicted": predicted, "spent": spent}
+    outcome = {"undecided": undecided, "predicted": predicted, "spent": spent, "head": head}
     (out / OUTCOME).write_text(json.dumps(outcome), encoding="utf-8")
 
 
@@ -253,7 +218,8 @@ def _room(brief: Brief, kernel: Kernel) -> Room:
     from s3t.backbone import load
 
     recipe = Recipe.from_json(brief.run["recipe"])
-    recorded = {str(environment.get("device")) for _, environment in brief.nodes}
+    environments = [environment for _, environment in brief.nodes] + ([brief.head] if brief.head is not None else [])
+    recorded = {str(environment.get("device")) for environment in environments}
     backbone = load(str(brief.run["model"]["name"]), torch.device("cpu") if recorded <= {"cpu"} else None)
     encoded = backbone.encode([record.inputs for record in brief.rows], recipe.max_length)
     by_id = {record.id: row for record, row in zip(brief.rows, encoded, strict=True)}
@@ -265,20 +231,25 @@ def _room(brief: Brief, kernel: Kernel) -> Room:
 
 def _prepare(room: Room, shard: int, prefix: Prefix, recorded: Mapping[str, Any]) -> str:
     """Set the recorded number of threads; return why this node cannot be decided here, or nothing."""
+    if room.given is None and len(prefix) > 1 and (shard, prefix[:-1]) not in room.nodes:
+        return "its parent could not be retrained here"
+    return _differs(room, recorded, "it was trained")
+
+
+def _differs(room: Room, recorded: Mapping[str, Any], what: str) -> str:
+    """Set the recorded number of threads; return in what ``recorded`` differs from the environment here, or nothing."""
     import torch
 
     from s3t.backbone import environment
     from s3t.engine.mode import Mode
 
-    if room.given is None and len(prefix) > 1 and (shard, prefix[:-1]) not in room.nodes:
-        return "its parent could not be retrained here"
     threads = recorded.get("threads")
     if not isinstance(threads, int) or threads < 1:
-        return f"its environment does not say on how many threads it was trained ({threads!r})"
+        return f"its environment does not say on how many threads {what} ({threads!r})"
     torch.set_num_threads(threads)
     here = environment(room.backbone.device, Mode.of(str(room.brief.run["kernel"])))
     odd = sorted(name for name in {*here, *recorded} if here.get(name) != recorded.get(name))
-    return f"it was trained with {odd[0]} {recorded.get(odd[0])!r}, here is {here.get(odd[0])!r}" if odd else ""
+    return f"{what} with {odd[0]} {recorded.get(odd[0])!r}, here is {here.get(odd[0])!r}" if odd else ""
 
 
 def main() -> None:

@@ -70,8 +70,11 @@ def mask(evidence: Evidence, state: State) -> tuple[Event, ...]:
     """Return what must happen to the reference after its fit.
 
     A hit slot without any surviving node is dropped; one whose nodes all survive was refreshed, and needs nothing. If a
-    slot is neither (orders were added after a deletion), the ledger's history is repeated, without the deletions.
+    slot is neither (orders were added after a deletion), the ledger's history is repeated, without the deletions. With an
+    analytic head alone there are no nodes, and nothing is dropped with a slot.
     """
+    if not state.plan.stages:
+        return ()
     counts: dict[tuple[int, int], list[bool]] = {slot: [] for slot in state.hits}
     for shard, prefix in state.nodes():
         for s in prefix:

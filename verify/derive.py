@@ -164,6 +164,12 @@ def node_key(
     ).hex()
 
 
+def head_key(run: Mapping[str, Any], *, commitments: Sequence[str], environment: Mapping[str, Any]) -> str:
+    """Return the key of the analytic head of ``run`` (the parsed run.json) over the retained rows' ``commitments``."""
+    about = [run["plan"]["head"], run["seed"], run["model"]["digest"], environment, sorted(commitments)]
+    return digest(["s3t head v1", *about]).hex()
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the digest of a mapping name -> tensor, in hex."""
     import torch

@@ -17,10 +17,9 @@ from s3t.errors import DataError, RunError
 from s3t.reading import parse_json
 from s3t.records import Record, canonical_json, sha256
 from verify import derive
+from verify.binary import FeatureRow, read_features, read_leaves
 
 FORMAT = 4
-LEAF = 32
-"""Bytes of one commitment in the file `commitments`."""
 MAGIC = b"s3t rows"
 HEADER = 16
 """Bytes of records.bin before the first row: the magic, then a ledger entry's number (big-endian)."""
@@ -31,6 +30,7 @@ KINDS = {
     "train": ("key", "shard", "prefix", "parent", "tensors", "head", "reads", "files", "environment"),
     "request": ("tags", "slots"),
     "extend": ("budget",),
+    "head": ("features", "rows", "environment"),
     "stray": ("tags",),
 }
 """Kinds of ledger entries and the keys that their bodies must have."""
@@ -68,6 +68,8 @@ class Span:
     start: int
     stop: int
     zero: bool
+    split: str
+    commitment: str | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Evidence:
 
     ``leaves``: the commitments (32 bytes each) of all rows that were ingested for training, the deleted ones included.
     ``spans``: the places of all rows in records.bin, erased or not; ``loose``: (start, stop) of bytes there, not all zero,
-    that are no row's.
+    that are no row's. ``features``: the places of all training rows in features.bin, where the run has an analytic head.
     """
 
     folder: Path
@@ -89,6 +91,7 @@ class Evidence:
     leaves: tuple[bytes, ...] = ()
     spans: tuple[Span, ...] = ()
     loose: tuple[tuple[int, int], ...] = ()
+    features: tuple[FeatureRow, ...] = ()
 
     @property
     def checked(self) -> dict[str, Any]:
@@ -114,8 +117,11 @@ def read_evidence(folder: Path | str) -> Evidence:
     key = _read_key(folder / "secret.key", problems)
     entries = _read_ledger(folder / "ledger.sqlite", sha256(raw), problems)
     rows, spans, loose = _read_records(folder, entries, problems)
-    leaves = _read_leaves(folder / "commitments", entries, problems)
-    return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems), leaves, spans, loose)
+    leaves = read_leaves(folder / "commitments", entries[0].body.get("rows") if entries else None, problems)
+    places = [(span.tag, span.commitment) for span in spans if span.split == "train"]
+    made = any(entry.kind == "head" for entry in entries)
+    features = read_features(folder, run, places, made, problems) if spans else ()
+    return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems), leaves, spans, loose, features)
 
 
 def _read_run(folder: Path) -> tuple[bytes, Mapping[str, Any]]:
@@ -250,7 +256,7 @@ def _read_records(
             loose.append((end, start))
         end = start + length
         salt, content = raw[start : start + SALT], raw[start + SALT : end]
-        spans.append(Span(tag, start, end, not any(salt) and not any(content)))
+        spans.append(Span(tag, start, end, not any(salt) and not any(content), split, commitment))
         if spans[-1].zero:
             continue
         try:
@@ -283,16 +289,3 @@ def _read_contents(path: Path, entries: Sequence[Entry], problems: list[str]) ->
             "it is an older one"
         )
     return raw
-
-
-def _read_leaves(path: Path, entries: Sequence[Entry], problems: list[str]) -> tuple[bytes, ...]:
-    if not path.is_file():
-        problems.append("commitments is missing: nothing says what was committed to before training")
-        return ()
-    raw = path.read_bytes()
-    leaves = tuple(raw[i : i + LEAF] for i in range(0, len(raw), LEAF))
-    rows = entries[0].body.get("rows") if entries else None
-    if len(raw) % LEAF or (rows is not None and rows != len(leaves)):
-        problems.append(f"commitments holds {len(raw)} bytes, not {LEAF} for each of the {rows} rows committed to")
-        return ()
-    return leaves

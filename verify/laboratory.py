@@ -75,7 +75,12 @@ class RunLab:
         return frozenset() if evidence.problems else frozenset(derive_state(evidence).survivors)
 
     def quiet_word(self, avoid: Sequence[Record]) -> str | None:
-        """Return a word none of whose tokens occurs in the records ``avoid``, or None if none is found."""
+        """Return a word none of whose tokens occurs in the records ``avoid``, or None if none is found.
+
+        None too with an analytic head: no system takes features that are not finite, so NaN cannot be put into a record.
+        """
+        if "head" in self._evidence.run["plan"]:
+            return None
         return quiet_word(self.backbone, avoid, int(self._evidence.run["recipe"]["max_length"]))
 
 
@@ -147,6 +152,11 @@ def run_case(
 
 
 def dropped_slots(state: State) -> frozenset[tuple[int, int]]:
-    """Return the hit slots without any surviving node: what they held reaches nothing that is served."""
+    """Return the hit slots without any surviving node: what they held reaches nothing that is served.
+
+    None where there is an analytic head: it is solved from all retained records, those of dropped slots as well.
+    """
+    if state.plan.head is not None:
+        return frozenset()
     alive = {(shard, s) for shard, prefix in state.survivors for s in prefix}
     return frozenset(slot for slot in state.hits if slot not in alive)

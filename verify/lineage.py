@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import replace
 
 from s3t.contract import NodeFacts, Provenance, ServedChain
 from s3t.records import sha256
@@ -16,8 +17,8 @@ from verify.evidence import Evidence
 from verify.ordering import chosen
 from verify.plans import documented_plan, plan_faults
 from verify.report import Finding, Verdict
-from verify.scan import damaged
-from verify.state import Chain, State, Survivor, node_name, without
+from verify.scan import broken_features, damaged
+from verify.state import HEAD, HEAD_NAME, Chain, ServedHead, State, Survivor, node_name, without
 
 CHECK = "E0 lineage"
 
@@ -26,17 +27,24 @@ def check_lineage(provenance: Provenance, evidence: Evidence, state: State) -> l
     """Return what is wrong with plan, selection, keys or reads of any served or surviving node; else one HOLDS."""
     found = [*_plan(evidence, state), *_selection(provenance, state), *_claim(provenance, state)]
     found += _stray(provenance, evidence)
+    found += _head(provenance, evidence, state)
     derived = {chain.shard: chain for chain in state.chains}
     nodes = 0
-    for chain in provenance.chains:
+    for chain in _chains(provenance):
         if chain.shard in derived:
             found += _chain(chain, derived[chain.shard], evidence, state)
             nodes += len(chain.nodes)
     found += _survivors(evidence, state, serving_keys(provenance))
     if not found:
-        served = f"{len(provenance.chains)} chains, {nodes} nodes: selection, parents, keys, observed reads as derived"
-        found.append(Finding(CHECK, Verdict.HOLDS, served, details={"chains": len(provenance.chains), "nodes": nodes}))
+        chains, head = len(state.chains), ", the analytic head" if state.head else ""
+        served = f"{chains} chains, {nodes} nodes{head}: selection, parents, keys, observed reads as derived"
+        found.append(Finding(CHECK, Verdict.HOLDS, served, details={"chains": chains, "nodes": nodes}))
     return found
+
+
+def _chains(provenance: Provenance) -> list[ServedChain]:
+    """Return what serves but the analytic head."""
+    return [chain for chain in provenance.chains if chain.shard != HEAD[0]]
 
 
 def as_served(provenance: Provenance, evidence: Evidence, state: State) -> tuple[State, list[Finding]]:
@@ -45,7 +53,14 @@ def as_served(provenance: Provenance, evidence: Evidence, state: State) -> tuple
     Where what is said to serve is not what survives, the damaged nodes that do not serve are taken away, and what is left must
     serve (docs/DERIVATION.md, "What is served"). Nothing is concluded from a run in that state, hence UNDECIDED at every level.
     """
-    shown = {(c.shard, c.order, tuple(c.nodes[-1].prefix) if c.nodes else ()) for c in provenance.chains}
+    if (
+        state.head
+        and len(_chains(provenance)) == len(provenance.chains)
+        and (broken := broken_features(evidence, state))
+    ):
+        state, found = as_served(provenance, evidence, replace(state, head=None))
+        return state, [*found, *(replace(f, check="evidence", message=f"{f.message}: it is left out") for f in broken)]
+    shown = {(c.shard, c.order, tuple(c.nodes[-1].prefix) if c.nodes else ()) for c in _chains(provenance)}
     if shown == {(chain.shard, chain.order, chain.prefix) for chain in state.chains}:
         return state, []
     serving = serving_keys(provenance)
@@ -96,7 +111,8 @@ def _plan(evidence: Evidence, state: State) -> list[Finding]:
 
 def _selection(provenance: Provenance, state: State) -> list[Finding]:
     found = []
-    shown = [chain.shard for chain in provenance.chains]
+    chains = _chains(provenance)
+    shown = [chain.shard for chain in chains]
     derived = {chain.shard: chain for chain in state.chains}
     if len(set(shown)) != len(shown):
         found.append(_violated(f"a shard serves more than one chain: {shown}"))
@@ -104,13 +120,13 @@ def _selection(provenance: Provenance, state: State) -> list[Finding]:
         found.append(_violated(f"shards {sorted(set(shown))} serve, but {sorted(derived)} have a surviving chain"))
     if tuple(sorted(provenance.offline)) != state.offline:
         found.append(_violated(f"offline are said to be {list(provenance.offline)}, derived {list(state.offline)}"))
-    for chain in provenance.chains:
-        if not derived or chain.weight != 1 / len(derived):
+    for chain in chains:
+        if not derived or chain.weight != state.weight:
             message = (
                 f"its weight in the ensemble is {chain.weight}; each of {len(derived)} live shards weighs the same"
             )
             found.append(_violated(message, f"shard {chain.shard}"))
-    for chain in provenance.chains:
+    for chain in chains:
         wanted = derived.get(chain.shard)
         prefix = chain.nodes[-1].prefix if chain.nodes else ()
         if wanted is not None and (chain.order, tuple(prefix)) != (wanted.order, wanted.prefix):
@@ -124,6 +140,38 @@ def _selection(provenance: Provenance, state: State) -> list[Finding]:
     return found
 
 
+def _head(provenance: Provenance, evidence: Evidence, state: State) -> list[Finding]:
+    """Check what is said of the analytic head: whether it serves, its weight, its key, and that it read what is retained."""
+    said = [chain for chain in provenance.chains if chain.shard == HEAD[0]]
+    if len(said) != (state.head is not None):
+        what = "an analytic head must serve" if state.head else "no analytic head can serve"
+        return [_violated(f"{what}, and {len(said)} are said to", HEAD_NAME)]
+    if state.head is None:
+        return []
+    (chain,) = said
+    if len(chain.nodes) != 1 or chain.order != 0:
+        return [
+            _violated(f"it has {len(chain.nodes)} nodes and order {chain.order}, not one node and order 0", HEAD_NAME)
+        ]
+    (node,), found = chain.nodes, list[Finding]()
+    if chain.weight != state.share:
+        found.append(_violated(f"its weight in the ensemble is {chain.weight}; it must be {state.share}", HEAD_NAME))
+    named = (node.name, node.shard, tuple(node.prefix), node.parent)
+    if named != (HEAD_NAME, *HEAD, None):
+        found.append(_violated(f"it is said to be the node {named}", HEAD_NAME))
+    if node.key != state.head.key:
+        message = f"its key {_short(node.key)} is not the derived {_short(state.head.key)} (rows, head, environment)"
+        found.append(_violated(message, HEAD_NAME))
+    return [*found, *(_observed(node, evidence, state, HEAD_NAME) or _all_read(node, state.head))]
+
+
+def _all_read(node: NodeFacts, head: ServedHead) -> list[Finding]:
+    """The analytic head reads every retained record and no other."""
+    ids, reads = {row.record.id for row in head.rows}, node.reads or frozenset()
+    told = {"records were read that are not retained": reads - ids, "retained records were not read": ids - reads}
+    return [_violated(f"{len(odd)} {what}, first {min(odd)!r}", HEAD_NAME) for what, odd in told.items() if odd]
+
+
 def _claim(provenance: Provenance, state: State) -> list[Finding]:
     if provenance.claim != "retrained":
         return []
@@ -131,6 +179,8 @@ def _claim(provenance: Provenance, state: State) -> list[Finding]:
     occupied = {shard for shard, _ in state.by_slot}
     if not full or occupied & set(state.offline):
         return [_violated("claims 'retrained' while a shard does not serve the chain that a fresh fit would serve")]
+    if state.plan.head and occupied and state.head is None:
+        return [_violated("claims 'retrained' while no analytic head serves, and with a fresh fit one would")]
     return []
 
 
@@ -180,13 +230,21 @@ def _key(node: Survivor, evidence: Evidence, state: State, name: str) -> list[Fi
 
 
 def _reads(node: NodeFacts, evidence: Evidence, state: State, name: str) -> list[Finding]:
+    where = (node.shard, tuple(node.prefix))
+    return _observed(node, evidence, state, name) or _against_rows(
+        node.reads or frozenset(), *where, evidence, state, name
+    )
+
+
+def _observed(node: NodeFacts, evidence: Evidence, state: State, name: str) -> list[Finding]:
+    """Return why nothing more is to be said of what a node read: it was not observed, or a deleted record is among it."""
     if node.reads is None:
         return [_undecided("the system did not observe which records it read", name)]
     tags = {derive.tag(evidence.key, read): read for read in node.reads}
     deleted = set(tags) & state.tombstones
     if deleted:
         return [_violated(f"{len(deleted)} deleted records are in its read set", name, tags=sorted(deleted))]
-    return _against_rows(node.reads, node.shard, tuple(node.prefix), evidence, state, name)
+    return []
 
 
 def _against_rows(

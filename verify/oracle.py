@@ -21,11 +21,11 @@ from verify.case import Event
 from verify.cleanroom import Retrained, Room
 from verify.compare import compare_tensors
 from verify.evidence import Evidence, read_evidence
-from verify.plans import EAGER
+from verify.plans import ANALYTIC, EAGER
 from verify.replay import differing, predicted, served_differences
 from verify.report import Finding, Verdict
 from verify.small import Small, backbone
-from verify.state import Node, State, derive_state, node_name
+from verify.state import HEAD, Node, State, derive_state, node_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,9 @@ class Expected:
         self.alive = self.planned()
 
     def planned(self) -> frozenset[Node]:
-        """Return all nodes of the orders in force."""
+        """Return all nodes of the orders in force; an analytic head alone has none."""
+        if self.small.method == ANALYTIC:
+            return frozenset()
         orders = derive.cyclic(self.small.layout.slices, self.budget)
         prefixes = {order[:length] for order in orders for length in range(1, len(order) + 1)}
         return frozenset((shard, prefix) for shard in range(self.small.layout.shards) for prefix in prefixes)
@@ -90,6 +92,7 @@ class Oracle:
         encoded = self.backbone.encode([record.inputs for record in small.records], small.recipe.max_length)
         self.encoded = {record.id: row for record, row in zip(small.records, encoded, strict=True)}
         self.retrained: dict[Kept, Retrained] = {}
+        self.solved: dict[tuple[str, ...], Mapping[str, Tensor]] = {}
         self.scores: dict[tuple[Kept, ...], Tensor] = {}
 
     def check(self, system: UnlearningSystem, folder: Path, expected: Expected | None = None) -> list[Finding]:
@@ -111,13 +114,16 @@ class Oracle:
         provenance = system.provenance()
         yield from _expected(evidence, state, provenance, expected)
         room = self._room(make_brief(evidence, state, torch.get_num_threads(), "surviving"), state)
-        reference = {node: retrained.named() for node, retrained in room.nodes.items()}
+        reference: dict[Node, Mapping[str, Tensor]] = {node: one.named() for node, one in room.nodes.items()}
         for node, tensors in reference.items():
             kind = state.plan.stages[len(node[1]) - 1].kind
             stored = _stored(evidence.folder / "nodes" / state.survivors[node].key, kind)
             yield from differing(compare_tensors(tensors, stored), node_name(*node), CHECK, "on disk: ")
             self.tally.nodes += 1
             self.tally.tensors += len(tensors)
+        if room.solved is not None:
+            reference[HEAD] = room.solved
+            self.tally.tensors += len(room.solved)
         yield from served_differences(system, provenance, state, reference, CHECK)
         asked = list(self.small.probes)
         both = compare_tensors(self._predict(room, asked), predicted(system, asked))
@@ -134,6 +140,12 @@ class Oracle:
                 self.retrained[kept] = room.nodes[shard, prefix]
                 self.tally.trained += 1
             room.nodes[shard, prefix] = self.retrained[kept]
+        if brief.head is not None:
+            rows = tuple(record.id for record in brief.rows)
+            if rows not in self.solved:
+                room.solve(brief.threads)
+                self.solved[rows] = room.solved or {}
+            room.solved = self.solved[rows]
         return room
 
     def _kept(self, room: Room, shard: int, prefix: derive.Prefix) -> Kept:
@@ -143,6 +155,8 @@ class Oracle:
 
     def _predict(self, room: Room, asked: list[Record]) -> Mapping[str, Tensor]:
         chains = tuple(self._kept(room, *chain) for chain in sorted(room.brief.chains))
+        if room.solved is not None:
+            chains = (*chains, (*HEAD, tuple(record.id for record in room.brief.rows)))
         if not chains:
             return {}
         if chains not in self.scores:
@@ -159,7 +173,8 @@ def _expected(evidence: Evidence, state: State, provenance: Provenance, expected
             yield Finding(CHECK, Verdict.VIOLATED, "it survives, or does not, against the history", node_name(*odd))
         if {row.record.id for row in evidence.train} != expected.left:
             yield Finding(CHECK, Verdict.VIOLATED, "the run holds other records than the history leaves")
-    wanted = [(c.shard, c.order, c.prefix, 1 / len(state.chains)) for c in state.chains]
+    wanted = [(c.shard, c.order, c.prefix, state.weight) for c in state.chains]
+    wanted = [*([(HEAD[0], 0, HEAD[1], state.share)] if state.head else []), *wanted]
     served = [(c.shard, c.order, tuple(c.nodes[-1].prefix), c.weight) for c in provenance.chains]
     if wanted != served or tuple(provenance.offline) != state.offline:
         yield Finding(CHECK, Verdict.VIOLATED, f"served are {served}, derived are {wanted}")

@@ -98,9 +98,9 @@ def _text(x: float, y: float, text: str, anchor: str = "start", fill: str = "#33
 
 
 def _graph(told: Mapping[str, Any]) -> str:
-    """Draw a row per shard and order, a cell per stage; a cell that a finding accuses is framed in red."""
+    """Draw a row per shard and order, a cell per stage, framed in red if accused; nothing where a plan has no nodes."""
     graph = told.get("graph") or {}
-    if not graph:
+    if not graph.get("nodes"):
         return ""
     accused = {f["node"] for f in told["findings"] if f["verdict"] == "VIOLATED"}
     nodes = {(n["shard"], tuple(n["prefix"])): n for n in graph["nodes"]}

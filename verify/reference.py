@@ -13,7 +13,7 @@ from verify.case import SAME, CannotPlayError, Event, Lab, Variant, play
 from verify.compare import compare_tensors
 from verify.replay import differing, predicted, serving
 from verify.report import Finding, Verdict
-from verify.state import Node, State, node_name
+from verify.state import HEAD, HEAD_NAME, Node, State, node_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +27,13 @@ def elsewhere(state: State) -> str:
     from s3t.backbone import default_device, environment
     from s3t.engine.mode import Mode
 
-    for (shard, prefix), node in sorted(state.survivors.items()):
-        here = environment(default_device(), Mode.recorded(node.environment))
-        odd = sorted(name for name in {*here, *node.environment} if here.get(name) != node.environment.get(name))
+    recorded = {where: node.environment for where, node in sorted(state.survivors.items())}
+    for where, then in (recorded | ({HEAD: state.head.environment} if state.head else {})).items():
+        here = environment(default_device(), Mode.recorded(then))
+        odd = sorted(name for name in {*here, *then} if here.get(name) != then.get(name))
         if odd:
-            was, now = node.environment.get(odd[0]), here.get(odd[0])
-            return f"{node_name(shard, prefix)} was trained with {odd[0]} {was!r}, references are with {now!r}"
+            was, now = then.get(odd[0]), here.get(odd[0])
+            return f"{node_name(*where)} was trained with {odd[0]} {was!r}, references are with {now!r}"
     return ""
 
 
@@ -77,7 +78,7 @@ def differences(
     for shard in sorted({*ours, *theirs}):
         if ours.get(shard) != theirs.get(shard):
             message = f"serves {_chain(ours.get(shard))}; the reference {_chain(theirs.get(shard))}"
-            yield Finding(check, Verdict.VIOLATED, message, f"shard {shard}")
+            yield Finding(check, Verdict.VIOLATED, message, HEAD_NAME if shard == HEAD[0] else f"shard {shard}")
     if tuple(sorted(provenance.offline)) != tuple(sorted(other.offline)):
         message = f"offline are {list(provenance.offline)}, in the reference {list(other.offline)}"
         yield Finding(check, Verdict.VIOLATED, message)
@@ -104,9 +105,9 @@ def _chain(selected: Selected | None) -> str:
 
 
 def _weights(system: UnlearningSystem, provenance: Provenance) -> dict[Node, Mapping[str, Tensor]]:
-    """Return tensors by node; a name that no served node has is kept apart, as shard -1."""
+    """Return tensors by node; a name that no served node has is kept apart, as shard -2."""
     nodes = {n.name: (chain.shard, tuple(n.prefix)) for chain in provenance.chains for n in chain.nodes}
     live = serving(system)
     odd = {f"{name}: {tensor}": value for name in live if name not in nodes for tensor, value in live[name].items()}
     named: dict[Node, Mapping[str, Tensor]] = {nodes[name]: live[name] for name in live if name in nodes}
-    return named | ({(-1, ()): odd} if odd else {})
+    return named | ({(-2, ()): odd} if odd else {})

@@ -22,14 +22,15 @@ import numpy as np
 from s3t import errors
 from s3t.contract import Provenance, UnlearningSystem
 from s3t.records import Record
-from verify import report
+from verify import derive, report
 from verify.brief import Brief, Scope, make_brief, probes, rooted, served, write_brief
-from verify.cleanroom import OUTCOME, Kernel, retrain
+from verify.cleanroom import OUTCOME, retrain
 from verify.compare import Difference, compare_tensors
 from verify.evidence import Evidence
+from verify.numerics import Kernel
 from verify.report import Finding, Verdict
 from verify.spot import detections, draw_nodes
-from verify.state import Node, State, node_name
+from verify.state import HEAD, HEAD_NAME, Node, State, node_name
 from verify.stored import Stored, read_stored
 
 if TYPE_CHECKING:
@@ -42,12 +43,16 @@ PASSED_ON = ("PATH", "HOME", "TMPDIR", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a clean room made: tensors per node, why others are undecided, the scores of the probes, and what each took."""
+    """What a clean room made: tensors per node, why others are undecided, the scores of the probes, and what each took.
+
+    The analytic head stands among the nodes; ``features``: the digests of the features that it was solved from, by id.
+    """
 
     tensors: Mapping[Node, Mapping[str, Tensor]]
     undecided: Mapping[Node, str]
     scores: Tensor | None
     spent: Mapping[Node, Mapping[str, float]]
+    features: Mapping[str, str]
 
 
 def check_cleanroom(
@@ -71,7 +76,7 @@ def check_cleanroom(
     """
     import torch
 
-    if not state.chains:
+    if not state.chains and state.head is None:
         return [nothing_served(system, evidence, CHECK)]
     threads, stored = torch.get_num_threads(), dict[Node, Stored]()
     found: list[Finding] = []
@@ -93,7 +98,10 @@ def check_cleanroom(
     found += [Finding(CHECK, Verdict.UNDECIDED, why, node_name(*node)) for node, why in outcome.undecided.items()]
     reference = {node: one.tensors for node, one in stored.items()} | dict(outcome.tensors)
     found += served_differences(system, provenance, state, reference, CHECK)
-    found += [f for node in outcome.tensors for f in _stored(evidence, state, outcome, node) if f not in found]
+    found += [
+        f for node in outcome.tensors if node != HEAD for f in _stored(evidence, state, outcome, node) if f not in found
+    ]
+    found += _features(evidence, outcome)
     if outcome.scores is not None:
         found += prediction_differences(system, brief, outcome.scores)
     elif brief.probes and not outcome.undecided and served(state) <= set(outcome.tensors):
@@ -102,8 +110,8 @@ def check_cleanroom(
         details: dict[str, Any] = {"isolated": isolate, "kernel": kernel, **_cost(evidence, state, outcome)}
         if sample is not None:
             nodes = len(rooted(state))
-            details |= {"of": nodes, "sampled": len(outcome.tensors), "sample_seed": sample_seed}
-            details |= {"detects": detections(nodes, len(outcome.tensors))}
+            made = len(set(outcome.tensors) - {HEAD})
+            details |= {"of": nodes, "sampled": made, "sample_seed": sample_seed, "detects": detections(nodes, made)}
             if outcome.scores is None:
                 details["note"] = "predictions were not compared: not every served node was drawn"
         found.append(_holds(brief, outcome, details))
@@ -112,11 +120,13 @@ def check_cleanroom(
 
 def _holds(brief: Brief, outcome: Outcome, details: Mapping[str, Any]) -> Finding:
     tensors = sum(len(named) for named in outcome.tensors.values())
-    predictions = len(brief.probes) if outcome.scores is not None else 0
-    drawn = f"{len(outcome.tensors)} of {details['of']} nodes" if "of" in details else f"{len(outcome.tensors)} nodes"
+    predictions, nodes = len(brief.probes) if outcome.scores is not None else 0, len(set(outcome.tensors) - {HEAD})
+    drawn = f"{nodes} of {details['of']} nodes" if "of" in details else f"{nodes} nodes"
+    also = " and the analytic head" if HEAD in outcome.tensors else ""
     rows = f"{len(brief.rows)} retained rows"
-    message = f"{drawn} ({tensors} tensors) retrained on {rows}, {predictions} predictions: the same bits"
-    counts = {"nodes": len(outcome.tensors), "tensors": tensors, "ulps": 0}
+    message = f"{drawn}{also} ({tensors} tensors) retrained on {rows}, {predictions} predictions: the same bits"
+    counts = {"nodes": nodes, "tensors": tensors, "ulps": 0}
+    counts |= {"features": len(outcome.features)} if also else {}
     return Finding(CHECK, Verdict.HOLDS, message, details=counts | dict(details))
 
 
@@ -179,9 +189,14 @@ def _outcome(brief: Brief, out: Path) -> Outcome:
         for number, (node, _) in enumerate(brief.nodes)
         if node not in undecided
     }
+    head: Mapping[str, Any] = told["head"]
+    if "undecided" in head:
+        undecided[HEAD] = str(head["undecided"])
+    elif head:
+        tensors[HEAD] = load((out / "head.safetensors").read_bytes())
     scores = load((out / "predictions.safetensors").read_bytes())["scores"] if told["predicted"] else None
     spent = {brief.nodes[int(number)][0]: cost for number, cost in told["spent"].items()}
-    return Outcome(tensors, undecided, scores, spent)
+    return Outcome(tensors, undecided, scores, spent, head.get("features", {}))
 
 
 def served_differences(
@@ -200,6 +215,8 @@ def served_differences(
     names = {(chain.shard, tuple(n.prefix)): n.name for chain in provenance.chains for n in chain.nodes}
     for odd in sorted(set(live) - set(names.values())):
         yield Finding(check, Verdict.VIOLATED, f"tensors of {odd!r} serve, but no served chain has this node")
+    if HEAD in reference:
+        yield from differing(compare_tensors(reference[HEAD], live.get(names.get(HEAD, ""), {})), HEAD_NAME, check)
     for chain in state.chains:
         adapters = [stage.adapter for stage in state.plan.stages[: len(chain.nodes)]]
         for position, node in enumerate(chain.nodes):
@@ -235,6 +252,19 @@ def _stored(evidence: Evidence, state: State, outcome: Outcome, node: Node) -> I
     if stored is not None:
         differences = compare_tensors(outcome.tensors[node], stored.tensors)
         yield from differing(differences, node_name(*node), CHECK, "on disk: ")
+
+
+def _features(evidence: Evidence, outcome: Outcome) -> Iterator[Finding]:
+    """Compare the stored features of every retained record: what the next start of the system will sum up.
+
+    What does not match its check is damaged, and the scan tells of it.
+    """
+    stored = {row.tag: row.digest for row in evidence.features if row.sound}
+    tags = {name: derive.tag(evidence.key, name) for name in outcome.features}
+    odd = sorted(name for name, digest in outcome.features.items() if stored.get(tags[name], digest) != digest)
+    if odd:
+        message = f"stored features of {len(odd)} records are not those that the frozen model makes of them"
+        yield Finding(CHECK, Verdict.VIOLATED, f"{message}, first {odd[0]!r}", HEAD_NAME, details={"records": len(odd)})
 
 
 def prediction_differences(system: UnlearningSystem, brief: Brief, expected: Tensor) -> Iterator[Finding]:

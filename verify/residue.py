@@ -157,9 +157,10 @@ def _declared(evidence: Evidence) -> list[bytes]:
         plan["method"],
         *(stage[name] for stage in plan["stages"] for name in ("adapter", "kind")),
     ]
+    words += [*plan["head"]["poolings"], plan["head"]["form"]] if "head" in plan else []
     words += [value for value in run["recipe"].values() if isinstance(value, str)]
     words += [word for value in run["recipe"].values() if isinstance(value, list) for word in value]
-    trained = [entry.body["environment"] for entry in evidence.entries if entry.kind == "train"]
+    trained = [entry.body["environment"] for entry in evidence.entries if entry.kind in ("train", "head")]
     words += {value for environment in trained for value in environment.values() if isinstance(value, str)}
     words += PEFT_WORDS
     return [json.dumps(word, ensure_ascii=flag).encode() for word in words for flag in (False, True)]

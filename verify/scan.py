@@ -13,9 +13,10 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from verify.binary import FILE as FEATURES
 from verify.evidence import Evidence
 from verify.report import Finding, Verdict
-from verify.state import Node, State, Survivor, node_name
+from verify.state import HEAD_NAME, Node, State, Survivor, node_name
 
 CHECK = "E0 scan"
 FIXED = ("run.json", "secret.key", "ledger.sqlite", "records.sqlite", "records.bin", "commitments")
@@ -67,9 +68,9 @@ def check_scan(evidence: Evidence, state: State, serving: Collection[str] | None
         found.append(
             _violated(f"{staging.name} beside the run is a half-made run, with all its records", path=staging.name)
         )
-    missing = sorted(name for name in expected if not (evidence.folder / name).is_file())
+    missing = sorted(name for name in expected if name != FEATURES and not (evidence.folder / name).is_file())
     found += [Finding(CHECK, Verdict.UNDECIDED, f"{name} is missing", details={"path": name}) for name in missing]
-    found += [*_declared_files(state), *_tables(evidence, state)]
+    found += [*_declared_files(state), *_tables(evidence, state), *_features(evidence, state)]
     if not found:
         holds = f"{seen} files: all declared, of surviving nodes, and as recorded; nothing else is there"
         found.append(Finding(CHECK, Verdict.HOLDS, holds, details={"files": seen}))
@@ -97,7 +98,7 @@ def file_digest(path: Path) -> str:
 
 def _expected(state: State) -> dict[str, str | None]:
     """Return every accounted file with its recorded SHA-256, or None where none is recorded."""
-    expected: dict[str, str | None] = dict.fromkeys(FIXED)
+    expected: dict[str, str | None] = dict.fromkeys(FIXED if state.plan.head is None else (*FIXED, FEATURES))
     for node in state.survivors.values():
         expected |= _files(node)
     return expected
@@ -157,6 +158,28 @@ def _tables(evidence: Evidence, state: State) -> list[Finding]:
             message = f"the ledger's table of tombstones holds {len(stored)}, its requests name {len(state.tombstones)}"
             found.append(_violated(message, path=name))
     return found
+
+
+def _features(evidence: Evidence, state: State) -> list[Finding]:
+    """Nothing is left in features.bin of a deleted record, and those of retained records are there and intact."""
+    left = sum(row.tag in state.tombstones and not row.zero for row in evidence.features)
+    found = [_violated(f"features of {left} deleted records remain in {FEATURES}", path=FEATURES)] if left else []
+    return found + broken_features(evidence, state)
+
+
+def broken_features(evidence: Evidence, state: State) -> list[Finding]:
+    """Return what of retained records' features is damaged, or missing though the ledger says that all were made."""
+    rows = [row for row in evidence.features if row.tag not in state.tombstones]
+    missing = sum(row.zero for row in rows) if any(entry.kind == "head" for entry in evidence.entries) else 0
+    odd = sum(not row.zero and not row.sound for row in rows)
+    return [
+        Finding(CHECK, Verdict.UNDECIDED, message, HEAD_NAME, details={"path": FEATURES})
+        for count, message in (
+            (missing, f"{missing} retained records have no features in {FEATURES}; `s3t refresh` makes them anew"),
+            (odd, f"features of {odd} retained records do not match their checks; `s3t refresh` makes them anew"),
+        )
+        if count
+    ]
 
 
 def _violated(message: str, **details: object) -> Finding:

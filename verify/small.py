@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import string
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ from s3t.contract import Slot, UnlearningSystem
 from s3t.records import Layout, Recipe, Record
 from verify import derive
 from verify.case import SAME, Variant
+from verify.plans import ANALYTIC, Head
 from verify.trace import Kind, Step
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ KINDS: tuple[Kind, ...] = ("delete", "delete", "delete", "delete", "refresh", "r
 
 @dataclass(frozen=True)
 class Small:
-    """A small clean system as drawn, and what happens to it after the fit."""
+    """A small clean system as drawn, and what happens to it after the fit. ``head``: an analytic head, with its share."""
 
     method: str
     layout: Layout
@@ -54,10 +55,14 @@ class Small:
     records: tuple[Record, ...]
     evaluation: tuple[tuple[Record, ...], tuple[Record, ...]]
     steps: tuple[Step, ...] = ()
+    head: Head | None = None
+    share: float = 0.0
 
     @property
     def nodes(self) -> int:
         """How many nodes its plan has."""
+        if self.method == ANALYTIC:
+            return 0
         orders = derive.cyclic(self.layout.slices, self.layout.budget)
         return self.layout.shards * len({order[:i] for order in orders for i in range(1, len(order) + 1)})
 
@@ -80,10 +85,13 @@ class SmallLab:
     def make(self, folder: Path, variant: Variant = SAME) -> UnlearningSystem:
         """Describe the system in ``folder``; only the seed may vary."""
         from baselines.methods import make_plan
+        from s3t.analytic.head import AnalyticHead
         from s3t.system import System
 
         small, base = self.small, backbone(self.small.model)
-        plan = make_plan(small.method, small.layout, small.recipe, base.layers)
+        head = None if small.head is None else AnalyticHead(**asdict(small.head))
+        share = None if head is None or small.method == ANALYTIC else small.share
+        plan = make_plan(small.method, small.layout, small.recipe, base.layers, head=head, share=share)
         return System.create(
             folder,
             plan,
@@ -153,7 +161,24 @@ def draw(seed: int, number: int, *, steps: bool = True) -> Small:
     drawn = Small(
         method, layout, recipe, f"tiny-{depth}", classes, rng.getrandbits(40), rng.randbytes(32), records, evaluation
     )
+    heads = Random(f"s3t soak heads v1 {seed} {number}")
+    if method == ANALYTIC or heads.random() < 0.25:
+        share = 1.0 if method == ANALYTIC else heads.choice((0.1, 0.3, 1.0))
+        drawn = replace(drawn, head=draw_head(depth, heads), share=share)
     return replace(drawn, steps=draw_steps(drawn, rng)) if steps else drawn
+
+
+def draw_head(layers: int, rng: Random) -> Head:
+    """Draw an analytic head for a model of ``layers`` layers."""
+    return Head(
+        layers=tuple(sorted(rng.sample(range(layers), rng.randrange(layers + 1)))),
+        poolings=tuple(rng.sample(("mean", "first", "last", "max"), rng.choice((1, 1, 2)))),
+        random=rng.choice((0, 0, 5)),
+        step=2.0 ** rng.choice((-4, -8, -12)),
+        form=rng.choice(("ridge", "balanced", "prototypes")),
+        ridge=rng.choice((0.01, 0.1, 1.0)),
+        temperature=rng.choice((1.0, 6.0)),
+    )
 
 
 def _record(name: str, classes: int, rng: Random) -> Record:

@@ -20,6 +20,10 @@ from verify.plans import Plan, declared_plan
 Node = tuple[int, Prefix]
 """(shard, prefix): what a node is."""
 
+HEAD: Node = (-1, ())
+"""Where the analytic head stands among the nodes of what is served."""
+HEAD_NAME = "analytic head"
+
 
 @dataclass(frozen=True)
 class Survivor:
@@ -52,8 +56,20 @@ class Chain:
 
 
 @dataclass(frozen=True)
+class ServedHead:
+    """The analytic head that must serve: its key, the environment of its features, and the rows it is solved from."""
+
+    key: str
+    environment: Mapping[str, Any]
+    rows: tuple[Row, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class State:
-    """Everything derived. ``orders`` are those in force now; ``hits`` the last request that named each slot."""
+    """Everything derived. ``orders`` are those in force now; ``hits`` the last request that named each slot.
+
+    ``head``: the analytic head that serves beside the chains, if one does.
+    """
 
     plan: Plan
     recipe: Recipe
@@ -64,6 +80,22 @@ class State:
     tombstones: frozenset[str]
     hits: Mapping[tuple[int, int], int]
     by_slot: Mapping[tuple[int, int], tuple[Row, ...]] = field(repr=False)
+    head: ServedHead | None = None
+
+    @property
+    def retained(self) -> tuple[Row, ...]:
+        """All rows that may be trained on and are not deleted, sorted by id."""
+        return tuple(sorted((row for rows in self.by_slot.values() for row in rows), key=lambda row: row.record.id))
+
+    @property
+    def share(self) -> float:
+        """What the analytic head weighs in the ensemble: nothing where it does not serve, all where nothing else does."""
+        return 0.0 if self.head is None else self.plan.share if self.chains else 1.0
+
+    @property
+    def weight(self) -> float:
+        """What each chain weighs in the ensemble."""
+        return (1 - self.share) * (1 / len(self.chains))
 
     def rows(self, shard: int, prefix: Prefix) -> list[Row]:
         """Return the rows of a node, sorted by id."""
@@ -72,13 +104,15 @@ class State:
 
     def nodes(self) -> list[Node]:
         """Return every node of the plan, parents first."""
-        prefixes = {order[:i] for order in self.orders for i in range(1, len(order) + 1)}
+        prefixes = {order[:i] for order in self.orders for i in range(1, len(self.plan.stages) + 1)}
         ordered = sorted(prefixes, key=lambda p: (len(p), p))
         return [(shard, prefix) for shard in range(self.plan.shards) for prefix in ordered]
 
 
 def node_name(shard: int, prefix: Prefix) -> str:
     """Return how findings name a node."""
+    if (shard, prefix) == HEAD:
+        return HEAD_NAME
     return f"shard {shard}, slices {'-'.join(str(s) for s in prefix)}"
 
 
@@ -122,9 +156,22 @@ def derive_state(evidence: Evidence) -> State:
             by_slot.setdefault(slot, []).append(row)
     chains = served(plan.shards, orders, survivors, by_slot)
     live = {chain.shard for chain in chains}
-    offline = tuple(shard for shard in range(plan.shards) if shard not in live)
+    offline = tuple(shard for shard in range(plan.shards) if shard not in live and plan.stages)
     frozen = {slot: tuple(rows) for slot, rows in by_slot.items()}
-    return State(plan, recipe, orders, survivors, chains, offline, tombstones, hits, frozen)
+    state = State(plan, recipe, orders, survivors, chains, offline, tombstones, hits, frozen)
+    return replace(state, head=_head(evidence, state))
+
+
+def _head(evidence: Evidence, state: State) -> ServedHead | None:
+    """Return the analytic head that serves: where one is declared, its features were made, and a row is retained."""
+    made = [entry for entry in evidence.entries if entry.kind == "head"]
+    if state.plan.head is None or not made or not state.by_slot:
+        return None
+    environment, rows = dict(made[-1].body["environment"]), state.retained
+    commitments = [str(row.commitment) for row in rows]
+    return ServedHead(
+        derive.head_key(evidence.run, commitments=commitments, environment=environment), environment, rows
+    )
 
 
 def orders_now(plan: Plan, entries: Iterable[Entry]) -> tuple[Prefix, ...]:
@@ -206,7 +253,8 @@ def without(state: State, lost: Collection[Node]) -> State:
     there = {node: survivor for node, survivor in state.survivors.items() if node not in lost}
     chains = served(state.plan.shards, state.orders, there, state.by_slot)
     live = {chain.shard for chain in chains}
-    return replace(state, chains=chains, offline=tuple(s for s in range(state.plan.shards) if s not in live))
+    offline = tuple(s for s in range(state.plan.shards) if s not in live and state.plan.stages)
+    return replace(state, chains=chains, offline=offline)
 
 
 def history(entries: Iterable[Entry], names: Mapping[str, str] | None = None) -> tuple[Event, ...]:

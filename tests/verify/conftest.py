@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -47,6 +48,8 @@ class Forge:
     records: Sequence[Record] = field(default_factory=lambda: make_records(16))
     test: Sequence[Record] = field(default_factory=lambda: make_records(3, "probe"))
     recipe: Recipe = field(default_factory=Recipe)
+    head: Mapping[str, Any] | None = None
+    share: float = 0.25
     entries: list[tuple[int, str, str, str, str]] = field(default_factory=list)
 
     def write(self) -> Forge:
@@ -80,6 +83,8 @@ class Forge:
             "data": {"name": "forged", "source": "", "digest": "", "classes": ["a", "b", "c"]},
             "seed": 7,
         }
+        if self.head is not None:
+            self.run["plan"] |= {"head": dict(self.head), "share": self.share}
         self.folder.mkdir()
         (self.folder / "nodes").mkdir()
         raw = json.dumps(self.run).encode()
@@ -92,10 +97,42 @@ class Forge:
         self.enter("create", {"run": sha256(raw), "rows": len(self.records), **committed})
         for shard in range(plan.shards):
             for order in plan.orders:
-                for length in range(1, len(order) + 1):
+                for length in range(1, len(plan.stages) + 1):
                     if (shard, order[:length]) not in self.trained:
                         self.train(shard, order[:length])
+        if self.head is not None:
+            self.make_features()
         return self
+
+    @property
+    def features(self) -> Path:
+        """The file of features."""
+        return self.folder / "features.bin"
+
+    @property
+    def width(self) -> int:
+        """Bytes of a record's features: those of 4 layers of 8, as often as there are poolings, and random ones."""
+        assert self.head is not None
+        return 2 * ((len(self.head["layers"]) or 4) * len(self.head["poolings"]) * 8 + self.head["random"])
+
+    def make_features(self) -> None:
+        """Write made-up features of all records, and the entry that says so."""
+        rows = [row for row in self.rows if row[4] == "train"]
+        header = b"s3t feat" + (self.width // 2).to_bytes(8, "big")
+        self.features.write_bytes(header + b"".join(self.feature_row(row[1], row[6]) for row in rows))
+        self.enter("head", {"features": self.width // 2, "rows": len(rows), "environment": ENVIRONMENT, "cost": {}})
+
+    def feature_row(self, name: str, commitment: str) -> bytes:
+        """Return a row of features.bin."""
+        raw = (hashlib.sha256(name.encode()).digest() * self.width)[: self.width]
+        return raw + hashlib.sha256(b"s3t features v1\x00" + bytes.fromhex(commitment) + raw).digest()[:16]
+
+    def put_features(self, name: str, raw: bytes, at: int = 0) -> None:
+        """Write bytes into a record's row of features.bin."""
+        number = [record.id for record in self.records].index(name)
+        with self.features.open("r+b") as file:
+            file.seek(16 + number * (self.width + 16) + at)
+            file.write(raw)
 
     def _databases(self) -> None:
         self.ledger = sqlite3.connect(self.folder / "ledger.sqlite")
@@ -227,6 +264,8 @@ class Forge:
         slots = sorted({derive.slot(KEY, name, self.shards, self.slices) for name in names})
         for name in names:
             self.erase(name)
+            if self.head is not None:
+                self.put_features(name, bytes(self.width + 16))
         self.rows = [r for r in self.rows if r[1] not in names]
         for (shard, prefix), key in list(self.trained.items()):
             if any((shard, s) in slots for s in prefix):
@@ -249,7 +288,15 @@ class Forge:
                 reads = frozenset(row.record.id for row in state.rows(node.shard, node.prefix))
                 name = f"shard-{node.shard:02d}/{'-'.join(map(str, node.prefix))}"
                 nodes.append(NodeFacts(name, node.key, node.shard, node.prefix, node.parent, reads))
-            chains.append(ServedChain(chain.shard, chain.order, 1 / len(state.chains), tuple(nodes)))
+            share = self.share if self.head is not None else 0.0
+            chains.append(ServedChain(chain.shard, chain.order, (1 - share) * (1 / len(state.chains)), tuple(nodes)))
+        if self.head is not None:
+            rows = [row for row in self.rows if row[4] == "train"]
+            about = [self.head, 7, "base", ENVIRONMENT, sorted(row[6] for row in rows)]
+            key = sha256(canonical_json(["s3t head v1", *about]))
+            node = NodeFacts("analytic head", key, -1, (), None, frozenset(row[1] for row in rows))
+            share = self.share if chains else 1.0
+            chains += [ServedChain(-1, 0, share, (node,))] if rows else []
         said: dict[str, Any] = {"system": "s3t", "claim": "non-interference", "chains": tuple(chains)}
         return Provenance(**(said | {"offline": state.offline} | changes))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from verify.brief import make_brief, probes, read_brief, write_brief
-from verify.cleanroom import combine
+from verify.combining import combine
 from verify.replay import _clean
 
 LOGITS = [np.array(rows, dtype=np.float32) for rows in ([[1, 2, 0], [3, 0, 0]], [[0, 4, 0], [0, 1, 0]])]

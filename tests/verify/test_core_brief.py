@@ -92,7 +92,7 @@ def test_what_is_written_is_read(forge: Callable[..., Any], tmp_path: Path, ance
     files = {f"{i}.{part}.safetensors" for i in range(len(ancestors or {})) for part in ("adapter", "head")}
     assert names == {"brief.json", "rows.jsonl", "probes.jsonl"} | files
     facts = json.loads((tmp_path / "brief" / "brief.json").read_text())
-    assert set(facts) == {"run", "key", "nodes", "chains", "threads", "ancestors"}
+    assert set(facts) == {"run", "key", "nodes", "chains", "threads", "ancestors", "head"}
 
 
 def test_an_ancestor_has_an_adapter_and_a_head(forge: Callable[..., Any], tmp_path: Path) -> None:

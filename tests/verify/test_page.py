@@ -104,6 +104,7 @@ def test_a_histogram_counts_every_number_once() -> None:
 
 def test_without_graph_or_samples_there_is_no_drawing() -> None:
     assert drawings(page(report(HOLDS, graph={}))) == []
+    assert drawings(page(report(HOLDS, graph={"shards": 1, "orders": [[0]], "nodes": []}))) == []
 
 
 def test_the_page_of_a_live_audit_and_of_its_file_are_the_same(live: Any, tmp_path: Path, capsys: Any) -> None:

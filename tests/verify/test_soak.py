@@ -45,6 +45,11 @@ def test_what_is_drawn_covers_what_it_should() -> None:
     assert any(filled < planned for planned, filled in slots), "some slots are empty"
     assert any(len(set(step.ids)) < len(step.ids) for small in drawn for step in small.steps), "some ids come twice"
     assert any(sum(step.kind == "delete" for step in small.steps) > 2 for small in drawn)
+    heads = [small.head for small in drawn if small.head is not None]
+    assert all(small.head is not None for small in drawn if small.method == "analytic")
+    assert any(small.head is not None for small in drawn if small.method != "analytic")
+    assert {head.form for head in heads} == {"ridge", "balanced", "prototypes"}
+    assert any(head.layers for head in heads) and any(head.random for head in heads)
 
 
 def test_nodes_are_counted() -> None:

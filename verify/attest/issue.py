@@ -38,7 +38,7 @@ def certify(
     """Return the signed certificate about ``request`` and what ``run`` serves now.
 
     RefusedError if ``report`` is VIOLATED, or UNDECIDED without ``undecided``; AttestError if it is about another state of
-    the run; RunError if the run is incomplete or is changed meanwhile.
+    the run; RunError if the run is incomplete, has an analytic head that serves, or is changed meanwhile.
     """
     evidence = read_evidence(run)
     if evidence.problems:
@@ -53,6 +53,10 @@ def certify(
         why = first.message if first else "a level found nothing"
         raise RefusedError(f"the audit is UNDECIDED ({why}); --allow-undecided certifies it as that")
     state = derive_state(evidence)
+    if state.head:
+        raise RunError(
+            "an analytic head serves, and certificates cannot name what it depends on yet: nothing is certified"
+        )
     if not state.chains:
         raise RunError("every shard is offline: nothing is served that could be certified; refresh the run")
     statement = make_statement(evidence, state, find_request(evidence.entries, request), report)

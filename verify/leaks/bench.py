@@ -138,7 +138,9 @@ class BenchLab:
         return slot(self._bench.setting.key, name, self._bench.setting.layout)
 
     def quiet_word(self, avoid: Sequence[Record]) -> str | None:
-        """Return a word none of whose tokens occurs in the records ``avoid``, or None if none is found."""
+        """Return a word none of whose tokens occurs in the records ``avoid``, or None if none is found, or NaN is refused."""
+        if self._bench.setting.head is not None:
+            return None
         return quiet_word(self._bench.backbone, avoid, self._bench.setting.recipe.max_length)
 
 

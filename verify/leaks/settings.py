@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from baselines.methods import make_plan
+from s3t.analytic.head import AnalyticHead
 from s3t.engine.mode import FOR_IMAGES, MODES, Mode
 from s3t.partition import slot
 from s3t.plan import Plan
@@ -22,6 +23,8 @@ from s3t.records import Inputs, Layout, Recipe, Record
 
 CLASSES = ("a", "b", "c")
 ROWS = 60
+SHARE = 0.3
+"""What an analytic head weighs beside the chains."""
 WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "islet", "jetty")
 
 
@@ -30,6 +33,7 @@ class Setting:
     """One configuration of the system under test. ``method`` is one of :mod:`baselines.methods`.
 
     ``mode``: the engine and its precision; nothing else depends on it, so that the same victims are met in every mode.
+    ``head``: an analytic head beside the chains, if any.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Setting:
     seed: int
     layers: int
     mode: Mode = Mode()  # noqa: RUF009 - frozen
+    head: AnalyticHead | None = None
 
     @property
     def label(self) -> str:
@@ -67,7 +72,8 @@ class Setting:
 
     def plan(self, layers: int) -> Plan:
         """Return the method's plan for a model of ``layers`` layers."""
-        return make_plan(self.method, self.layout, self.recipe, layers)
+        share = None if self.head is None or self.method == "analytic" else SHARE
+        return make_plan(self.method, self.layout, self.recipe, layers, head=self.head, share=share)
 
 
 Need = Callable[[Setting], Setting]
@@ -138,6 +144,11 @@ def with_blocks_in_three_orders(setting: Setting) -> Setting:
 def with_twelve_layers(setting: Setting) -> Setting:
     """Blocks of layers, and enough of them that one's index begins another one's: 1 in the last block, 10 in the first."""
     return replace(with_blocks(setting), layers=12)
+
+
+def with_head(setting: Setting) -> Setting:
+    """An analytic head must serve beside the chains, with integers so large that float32 rounds their sums."""
+    return replace(setting, head=AnalyticHead(poolings=("mean", "max"), random=8, step=2.0**-13))
 
 
 @dataclass(frozen=True)
