@@ -19,10 +19,14 @@ import numpy as np
 import pytest
 
 from s3t import S3T
+from s3t.analytic.head import AnalyticHead
+from s3t.analytic.store import CHECK, FEATURES
+from s3t.analytic.store import HEADER as FEATURES_HEADER
 from s3t.backbone import Backbone
 from s3t.errors import RunError, S3TError
 from s3t.graph import Node
 from s3t.partition import slot, tag
+from s3t.plan import s3t_plan
 from s3t.records import Layout, Recipe, Record
 from s3t.rows import HEADER, MAGIC
 from s3t.system import System
@@ -272,3 +276,39 @@ def test_another_slot_key(run: Path, tmp_path: Path, tiny: Backbone) -> None:
     (path / "secret.key").write_text(bytes(32).hex())
     with pytest.raises(RunError, match=r"secret\.key is not the key that the ledger was opened with; restore it"):
         System.open(path, tiny)
+
+
+def test_features_of_an_analytic_head_harmed_in_turn(tmp_path: Path, tiny: Backbone) -> None:
+    """Bits of records, checks and erased rows, and the file as a whole: the chains answer alone, or nothing does, or the
+    audit does not hold; an answer of a head that is not the records' is never given."""
+    path, recipe = tmp_path / "run", Recipe(rank=1, epochs=1.0, batch_size=8)
+    plan = s3t_plan(LAYOUT, recipe, tiny.layers).with_head(AnalyticHead(layers=(5,)), 0.5)
+    with closing(System.create(path, plan, recipe, model=tiny, classes=("a", "b"), key=KEY)) as made:
+        made.fit(RECORDS)
+        made.delete(["row-03"])
+        chains, _ = made.served().parts(ASKED)
+        wanted = np.asarray(made.predict(ASKED))
+    width, size = 2 * 32 + CHECK, (path / FEATURES).stat().st_size
+    assert size == FEATURES_HEADER + len(RECORDS) * width
+    erased = FEATURES_HEADER + 3 * width
+    draw = random.Random(3)
+    found = [Harm(FEATURES, "flip", draw.randrange(8 * size)) for _ in range(40)]
+    found += [Harm(FEATURES, "flip", 8 * at) for at in (0, 15, erased, erased + width - 1)]
+    found += [Harm(FEATURES, how) for how in ("cut", "empty", "zeros", "gone")]
+    refused = left_out = 0
+    for harm in found:
+        other = tmp_path / "harmed"
+        shutil.copytree(path, other)
+        harm.to(other)
+        try:
+            with closing(System.open(other, tiny)) as system:
+                answers = np.asarray(system.predict(ASKED))
+                verdict = audit(system, other, levels=("E0",)).verdict
+            in_erased = harm.how == "flip" and erased <= harm.at // 8 < erased + width
+            assert np.array_equal(answers, wanted if in_erased else np.asarray(chains)), harm
+            assert verdict is not Verdict.HOLDS, f"nobody notices {harm}"
+            left_out += not in_erased
+        except RunError:
+            refused += 1
+        shutil.rmtree(other)
+    assert refused >= 5 and left_out >= 30
