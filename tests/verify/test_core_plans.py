@@ -210,6 +210,9 @@ SIZES: list[tuple[int, int, Design, list[tuple[int, ...]] | None]] = [
     (6, 2, Design((2, 0)), None),
     (6, 2, Design((2, 1, 1)), None),
     (6, 2, Design((2,)), None),
+    (3, 2, Design(stacked=True), [(0, 1, 2), (0, 1, 2)]),
+    (3, 2, Design((1, 1), stacked=True), None),
+    (3, 2, Design(bottom_up=True, stacked=True), None),
 ]
 
 

@@ -119,11 +119,11 @@ def test_nothing_is_cut_short_where_nothing_can_be(tmp_path: Path, monkeypatch: 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(playing, "WORKS", (Recover,))
     out = tmp_path / "crashes.json"
-    assert main(["crashes", "--points", "7", "--out", str(out)]) == 0
+    assert main(["crashes", "--points", "10", "--out", str(out)]) == 0
     told = json.loads(out.read_text())
     assert told == json.loads(capsys.readouterr().out)
-    assert told["total"] == {"points": 7, "loss": 0, "resurrection": 0, "difference": 0, "refused": 0}
-    assert [row["points"] for row in told["rows"]] == [2, 1, 1, 1, 1, 1] and told["faults"] == []
+    assert told["total"] == {"points": 10, "loss": 0, "resurrection": 0, "difference": 0, "refused": 0}
+    assert [row["points"] for row in told["rows"]] == [2, 1, 1, 1, 1, 1, 1, 1, 1] and told["faults"] == []
     assert told["seed"] == 0 and "commit" in told["machine"]
     monkeypatch.setattr(requests, "recover", _nothing)
     assert main(["crashes", "--at", "reference:recover:synchronised:1:0"]) == 1
