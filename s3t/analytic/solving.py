@@ -21,6 +21,7 @@ ABSENT = -1e6
 """The score of a class of which no record is retained, where classes are compared by their means."""
 
 BLOCK = 256
+"""Rows of a table of products that are worked on at once."""
 
 
 @dataclass(frozen=True)

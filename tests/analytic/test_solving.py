@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s3t.analytic.head import LEVELS, AnalyticHead
-from s3t.analytic.solving import ABSENT, Linear, solve
+from s3t.analytic.solving import ABSENT, BLOCK, Linear, solve
 from s3t.analytic.sums import UNIT, Sums
 from s3t.errors import OfflineError, RecipeError
 
@@ -105,6 +105,20 @@ def test_classes_by_the_textbook(make: Any, form: Any, ridge: float, records: in
 def test_numbers_by_the_textbook(make: Any, ridge: float, records: int, features: int) -> None:
     made, head = make(records, features, 1), AnalyticHead(ridge=ridge)
     agree(solve(made.sums(), head), *by_hand(made, head))
+
+
+@pytest.mark.parametrize("form", ["ridge", "balanced"])
+def test_more_features_than_are_taken_at_once(make: Any, form: Any) -> None:
+    """By the same formulas in float64, from centred records."""
+    made, ridge = make(90, 2 * BLOCK + 7, 3), 0.2
+    onehot = np.eye(3)[made.answers.astype(int)]
+    means = onehot.T @ made.rows / onehot.sum(0)[:, None]
+    middle = made.rows.mean(0) if form == "ridge" else means[made.answers.astype(int)]
+    square = (made.rows - middle).T @ (made.rows - middle)
+    regular = square + ridge * square.diagonal().mean() * np.eye(len(square))
+    wanted = (made.rows - middle).T @ (onehot - onehot.mean(0)) if form == "ridge" else 90 * means.T
+    found = solve(made.sums(), AnalyticHead(form=form, ridge=ridge))
+    np.testing.assert_allclose(found.weights.numpy(), np.linalg.solve(regular, wanted), rtol=1e-6, atol=1e-12)
 
 
 def test_a_linear_number_is_learned(make: Any) -> None:
