@@ -21,7 +21,7 @@ from s3t.backbone import Backbone
 from s3t.records import Dataset, Record
 
 Numbers = NDArray[np.float64]
-RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
+RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = tuple(2.0 ** (k / 2) for k in range(-16, 17))
 FOLDS = 3
 STEPS = 6
@@ -96,12 +96,21 @@ def cross_entropy(scores: Numbers, answers: Numbers, temperature: float) -> floa
 
 @dataclass(frozen=True)
 class Choice:
-    """A head as chosen on validation, and what it reached there: accuracy, cross-entropy; ``accuracies``: of every ridge."""
+    """A head as chosen on validation, and what it reached there: accuracy, cross-entropy; ``accuracies``: of every ridge.
+
+    ``ridge``: what was chosen on ``records`` records at a time; ``head`` has it as carried over to more (:meth:`carried`).
+    """
 
     head: AnalyticHead
+    ridge: float
+    records: int
     accuracy: float
     cross_entropy: float
     accuracies: dict[float, float]
+
+    def carried(self, records: int) -> Choice:
+        """Return the choice for a head on so many records: the same shrinkage as a number, hence another share of them all."""
+        return replace(self, head=replace(self.head, ridge=self.ridge * self.records / records))
 
 
 def choose(head: AnalyticHead, validation: Part, classes: int, ridges: Sequence[float] = RIDGES) -> Choice:
@@ -121,16 +130,17 @@ def choose(head: AnalyticHead, validation: Part, classes: int, ridges: Sequence[
         for ridge, found in scores.items():
             found[fold == number] = solve(sums, replace(head, ridge=ridge)).scores(rows)
         sums.add(rows, answers)
-    return calibrated(head, scores, validation.answers)
+    return calibrated(head, scores, validation.answers, len(fold) - len(fold) // FOLDS)
 
 
-def calibrated(head: AnalyticHead, scores: dict[float, Numbers], answers: Numbers) -> Choice:
-    """Return the choice between ``scores`` (rows, classes) by ridge, and its temperature."""
+def calibrated(head: AnalyticHead, scores: dict[float, Numbers], answers: Numbers, records: int) -> Choice:
+    """Return the choice between ``scores`` (rows, classes) by ridge of heads on so many records, and its temperature."""
     reached = {ridge: accuracy(found, answers) for ridge, found in scores.items()}
     best = max(reached, key=lambda ridge: (reached[ridge], ridge))
     losses = {t: cross_entropy(scores[best], answers, t) for t in TEMPERATURES}
     temperature = min(losses, key=lambda t: losses[t])
-    return Choice(replace(head, ridge=best, temperature=temperature), reached[best], losses[temperature], reached)
+    chosen = replace(head, ridge=best, temperature=temperature)
+    return Choice(chosen, best, records, reached[best], losses[temperature], reached)
 
 
 def histories(

@@ -37,11 +37,10 @@ from s3t.analytic.head import AnalyticHead, Form, Pooling
 from s3t.analytic.solving import solve
 
 FORMS: tuple[Form, ...] = get_args(Form)
-SHARES = (0.125, 0.25, 0.5)
-"""Of the training records, deleted when accuracy is measured."""
 ABOUT: dict[str, Any] = {"question": "analytic", "method": "analytic", "budget": 1, "shards": 1, "slices": 1}
 MEAN: tuple[Pooling, ...] = ("mean",)
 THREE: tuple[Pooling, ...] = ("mean", "first", "max")
+MANY = (0.125, 0.25, 0.375, 0.5)
 
 
 Add = Callable[..., None]
@@ -52,7 +51,7 @@ Add = Callable[..., None]
 class Size:
     """``poolings``: of the heads that are compared, the widest last. ``random``: whether one with so many random features is
     among them. ``ridges``: to choose from. ``deletions``: timed, by place among the poolings. ``histories``: how many, of
-    ``most`` records each.
+    ``most`` records each. ``shares``: of the training records, deleted when accuracy is measured.
     ``streams``: numbers of made-up records, of ``wide`` features, that are summed."""
 
     poolings: tuple[tuple[Pooling, ...], ...] = (MEAN,)
@@ -60,6 +59,7 @@ class Size:
     ridges: tuple[float, ...] = RIDGES[::2]
     deletions: tuple[int, ...] = (7,)
     histories: int = 10
+    shares: tuple[float, ...] = (0.25, 0.5)
     most: int = 200
     streams: tuple[int, ...] = ()
     wide: int = 2304
@@ -70,8 +70,8 @@ SIZES: Mapping[str, Size] = {
     "quick": Size(),
     "pairs": Size(),
     "vision": Size(),
-    "health": Size((MEAN, THREE), 1024, deletions=(20, 6), histories=1000, streams=(20_000, 100_000)),
-    "full": Size((MEAN, THREE), 1024, RIDGES, (50, 10), 1000, streams=(10**5, 10**6)),
+    "health": Size((MEAN, THREE), 1024, deletions=(20, 6), histories=1000, shares=MANY, streams=(20_000, 100_000)),
+    "full": Size((MEAN, THREE), 1024, RIDGES, (50, 10), 1000, shares=MANY, streams=(10**5, 10**6)),
 }
 
 
@@ -121,14 +121,18 @@ def _told(head: AnalyticHead) -> dict[str, Any]:
 
 
 def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add) -> None:
-    choices = [choose(replace(read.head, form=form), read.validation, read.classes, size.ridges) for form in FORMS]
+    count = len(read.train.rows)
+    choices = [
+        choose(replace(read.head, form=form), read.validation, read.classes, size.ridges).carried(count)
+        for form in FORMS
+    ]
     best = max(choices, key=lambda choice: choice.accuracy)
-    _accuracies(bench, read, choices, best, add)
+    _accuracies(bench, read, size, choices, best, add)
     extra = {"head": best.head.to_json(), "features": read.train.rows.shape[1]}
     draw = np.random.default_rng([11, number])
     if not read.head.random:
         ridge = choices[FORMS.index("ridge")].head
-        victims = draw.permutation(len(read.train.rows))[: size.deletions[number] + 1].tolist()
+        victims = draw.permutation(count)[: size.deletions[number] + 1].tolist()
         timed = deletions(read.train, read.classes, ridge, victims)
         for what, seconds in (
             ("one deletion", [one.update + one.solution for one in timed]),
@@ -139,7 +143,7 @@ def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add
             spread = {"fastest": min(seconds), "slowest": max(seconds), "head": ridge.to_json()}
             add(
                 metric=f"{what} p50", unit="s", value=statistics.median(seconds), low=low, high=high, n=len(seconds),
-                confidence=None if low is None else 0.95, extra={**extra, **spread, "records": len(read.train.rows)},
+                confidence=None if low is None else 0.95, extra={**extra, **spread, "records": count},
             )  # fmt: skip
     if number == 0:
         heads = [choice.head for choice in choices]
@@ -156,10 +160,10 @@ def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add
         assert equal == size.histories
 
 
-def _accuracies(bench: Workbench, read: Featured, choices: list[Choice], best: Choice, add: Add) -> None:
+def _accuracies(bench: Workbench, read: Featured, size: Size, choices: list[Choice], best: Choice, add: Add) -> None:
     """Delete in random orders, by seed; at each checkpoint the sums must be those of the retained records alone."""
     count, whole = len(read.train.rows), read.train.sums(read.classes)
-    ends = [0, *(int(share * count) for share in SHARES)]
+    ends = [0, *(int(share * count) for share in size.shares)]
     for seed in bench.profile.seeds:
         order, sums = np.random.default_rng([13, seed]).permutation(count), whole.copy()
         for before, after in pairwise([0, *ends]):
@@ -177,6 +181,8 @@ def _accuracies(bench: Workbench, read: Featured, choices: list[Choice], best: C
                     "features": read.train.rows.shape[1],
                     "records": count,
                     "chosen_on": f"validation, {len(read.validation.rows)} records, {FOLDS} folds",
+                    "ridge_on_validation": choice.ridge,
+                    "records_of_a_fold": choice.records,
                     "validation_accuracy": choice.accuracy,
                     "validation_cross_entropy": choice.cross_entropy,
                     "validation_accuracy_by_ridge": {str(ridge): value for ridge, value in choice.accuracies.items()},

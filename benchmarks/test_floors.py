@@ -44,7 +44,7 @@ def test_floors(
     if data not in chosen:
         only = replace(dataset, train=dataset.train[:1], test=dataset.test[:1])
         read = featured(bench.backbone, only, AnalyticHead(), profile.recipe("s3t").max_length, seed)
-        chosen[data] = choose(AnalyticHead(), read.validation, len(dataset.classes)).head
+        chosen[data] = choose(AnalyticHead(), read.validation, len(dataset.classes)).carried(len(dataset.train)).head
     layout = bench.layout(kind.method, kind.budget)
     about: dict[str, Any] = {"question": "floors", "data": dataset.name, "model": profile.model, "seed": seed}
     about |= {"shards": layout.shards, "slices": layout.slices}

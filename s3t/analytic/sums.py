@@ -93,19 +93,20 @@ class Sums:
             raise RunError("more records of a class would be removed than there are; these were not added before")
         if self.records + sign * len(rows) > MOST:
             raise RunError(f"{self.records + len(rows)} records are more than the sums can hold, {MOST}")
+        change = np.add if sign > 0 else np.subtract
         for start in range(0, len(rows), ROWS):
             part, wanted = rows[start : start + ROWS], targets[start : start + ROWS]
             if len(part) <= 2:
                 # A rank-one update in integers costs less than a product in float64 with its conversions.
-                for row, target in zip(part.astype(np.int64), sign * wanted, strict=True):
-                    self.square[...] += np.multiply.outer(sign * row, row)
-                    self.cross[...] += np.multiply.outer(row, target)
+                for row, target in zip(part.astype(np.int64), wanted, strict=True):
+                    change(self.square, np.multiply.outer(row, row), out=self.square)
+                    change(self.cross, np.multiply.outer(row, target), out=self.cross)
             else:
-                self.square[...] += sign * _product(part, part)
-                self.cross[...] += sign * _product(part, wanted)
-        self.linear[...] += sign * rows.sum(axis=0, dtype=np.int64)
-        self.targets[...] += sign * targets.sum(axis=0, dtype=np.int64)
-        self.counts[...] += sign * counts
+                change(self.square, _product(part, part), out=self.square)
+                change(self.cross, _product(part, wanted), out=self.cross)
+        change(self.linear, rows.sum(axis=0, dtype=np.int64), out=self.linear)
+        change(self.targets, targets.sum(axis=0, dtype=np.int64), out=self.targets)
+        change(self.counts, counts, out=self.counts)
 
     def _targets(self, rows: Features, answers: NDArray[np.float64]) -> tuple[Integers, Integers]:
         """Return targets (rows, answers) and under which count each record falls."""

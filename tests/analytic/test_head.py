@@ -50,7 +50,7 @@ BAD: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("name", "value", "said"), BAD)
+@pytest.mark.parametrize(("name", "value", "said"), BAD, ids=[f"{name}-{i}" for i, (name, _, _) in enumerate(BAD)])
 def test_a_value_that_cannot_be_is_refused_by_name_and_value(name: str, value: Any, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         AnalyticHead(**{name: value})

@@ -65,19 +65,32 @@ def test_a_choice_answers_no_record_that_it_learned_from(form: Any) -> None:
             others = [j for j in range(60) if j % 3 != i % 3]
             found = solve(validation.sums(3, others), replace(head, ridge=ridge))
             scores[ridge][i] = found.scores(validation.rows[i : i + 1])
-    assert choose(head, validation, 3, (0.01, 1.0)) == calibrated(head, scores, validation.answers)
+    assert choose(head, validation, 3, (0.01, 1.0)) == calibrated(head, scores, validation.answers, 40)
 
 
 def test_the_best_ridge_is_chosen_and_of_equals_the_largest_and_the_temperature_of_least_loss() -> None:
     answers = np.array([0.0, 1.0, 1.0, 0.0])
     right = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.2]])
     wrong = 1 - right
-    found = calibrated(AnalyticHead(), {0.1: right, 0.3: right, 1.0: wrong}, answers)
-    assert found.head.ridge == 0.3 and found.accuracy == 0.75
+    found = calibrated(AnalyticHead(), {0.1: right, 0.3: right, 1.0: wrong}, answers, 12)
+    assert found.head.ridge == found.ridge == 0.3 and found.accuracy == 0.75 and found.records == 12
     assert found.accuracies == {0.1: 0.75, 0.3: 0.75, 1.0: 0.25}
     losses = [cross_entropy(right, answers, t) for t in TEMPERATURES]
     assert found.cross_entropy == min(losses) and found.head.temperature == TEMPERATURES[losses.index(min(losses))]
     assert TEMPERATURES[0] < found.head.temperature < TEMPERATURES[-1]
+
+
+def test_a_choice_is_carried_over_as_the_same_shrinkage() -> None:
+    """On ten times the records a tenth of the share: what is added to the products of features is the same."""
+    few = part()
+    many = Part(np.tile(few.rows, (10, 1)), np.tile(few.answers, 10))
+    chosen = calibrated(AnalyticHead(ridge=0.4), {0.4: np.eye(3)}, np.arange(3.0), 60).carried(600)
+    assert chosen.head.ridge == pytest.approx(0.04) and (chosen.ridge, chosen.records) == (0.4, 60)
+    added = [
+        ridge * np.diag(np.cov(p.rows.T, bias=True) * len(p.rows)).mean()
+        for p, ridge in ((few, chosen.ridge), (many, chosen.head.ridge))
+    ]
+    assert added[0] == pytest.approx(added[1])
 
 
 def test_accuracy_and_cross_entropy_by_hand() -> None:
@@ -88,23 +101,26 @@ def test_accuracy_and_cross_entropy_by_hand() -> None:
 
 
 def test_ridges_and_temperatures_ascend() -> None:
-    assert list(RIDGES) == sorted(set(RIDGES)) and (RIDGES[0], RIDGES[-1]) == (1e-4, 1.0)
+    assert list(RIDGES) == sorted(set(RIDGES)) and (RIDGES[0], RIDGES[-1]) == (1e-4, 10.0)
     assert list(TEMPERATURES) == sorted(set(TEMPERATURES)) and 1.0 in TEMPERATURES
 
 
-def test_histories_tell_a_history_that_leaves_something(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("form", "place"), [("ridge", (0, 0)), ("prototypes", (0, 1))])
+def test_histories_tell_a_history_that_leaves_something(
+    monkeypatch: pytest.MonkeyPatch, form: Any, place: tuple[int, int]
+) -> None:
+    """Also where no solution shows it: prototypes do not read the products of two different features."""
     made = part()
-    heads = [AnalyticHead(form=form) for form in FORMS]  # type: ignore[arg-type]
 
     def play() -> int:
-        return histories(made.rows, made.answers, 3, heads, 30, np.random.default_rng(0), most=20)
+        return histories(made.rows, made.answers, 3, [AnalyticHead(form=form)], 30, np.random.default_rng(0), most=20)
 
     assert play() == 30
     removed = Sums.remove
 
     def leaky(self: Sums, rows: Any, answers: Any) -> None:
         removed(self, rows, answers)
-        self.square[0, 0] += bool(len(rows))
+        self.square[place] += bool(len(rows))
 
     monkeypatch.setattr(Sums, "remove", leaky)
     assert play() < 15
