@@ -96,6 +96,17 @@ def test_random_features_are_rectified_products_with_a_seeded_matrix() -> None:
     assert not torch.equal(matrix, drawn(len(plain), 6, 8))
 
 
+def test_halves_go_to_the_even_integer_and_large_features_are_cut() -> None:
+    class Given(Reading):
+        def _outputs(self, row: Any) -> list[torch.Tensor]:
+            return [torch.tensor([[0.25, 0.75, 1.25, -0.25, -0.75, -1.25, 0.26, 1e6, -1e6]])]
+
+    backbone: Any = None
+    row: Any = None
+    head = dataclasses.replace(BASE, layers=(0,), step=0.5)
+    assert Given(backbone, head, 7).features(row).tolist() == [0, 2, 2, 0, -2, -2, 1, LARGEST, -LARGEST]
+
+
 def test_features_that_are_not_finite_are_refused() -> None:
     from verify.laboratory import poison
 
