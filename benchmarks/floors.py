@@ -94,19 +94,23 @@ def paint(rows: pd.DataFrame) -> Figure:
         f"share of the head {SHARE:g}; dashed: the chains alone",
     )
     for place, name in enumerate(sets[:4]):
-        left, bottom = 0.06 + 0.37 * (place % 2), (0.5 if place < 2 else 0.12) if len(sets) > 2 else 0.3
-        axes = figure.add_axes((left, bottom, 0.32, 0.31 if len(sets) > 2 else 0.5))
+        wide, high = (0.66, 0.6) if len(sets) == 1 else (0.31, 0.55 if len(sets) == 2 else 0.26)
+        below = len(sets) > 2 and place < 2
+        axes = figure.add_axes(
+            (0.07 + 0.37 * (place % 2), 0.55 if below else 0.17, wide, high), xlabel="Deleted records"
+        )
         axes.set_title(name, loc="left", size=11.5)
         for system in dict.fromkeys(told["method"]):
             line = told[(told["data"] == name) & (told["method"] == system)].groupby("deletions")["value"].mean()
             if len(line):
-                look = _look(str(system))
-                axes.plot(line.index, line.to_numpy(), label=system if not place else None, **look)
+                axes.plot(line.index.astype(float), line.to_numpy(), label=system, **_look(str(system)))
+                axes.set_xscale("symlog", base=2, linthresh=max(1.0, float(line.index[1])))
+                axes.set_xticks([float(tick) for tick in line.index], [f"{tick}" for tick in line.index])
+        axes.set_xticks([], minor=True)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(0, 1)
-        if place == min(1, len(sets) - 1):
-            figure.legend(loc="upper left", bbox_to_anchor=(0.79, 0.82))
-    figure.text(0.06, 0.085, "Deleted records", size=11, color="#555555")
+        if not place:
+            figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.78, 0.82))
     return figure
 
 
