@@ -168,10 +168,10 @@ def _features(evidence: Evidence, state: State) -> list[Finding]:
 
 
 def broken_features(evidence: Evidence, state: State) -> list[Finding]:
-    """Return what of retained records' features is damaged, or missing though the ledger says that all were made."""
-    rows = [row for row in evidence.features if row.tag not in state.tombstones]
-    missing = sum(row.zero for row in rows) if any(entry.kind == "head" for entry in evidence.entries) else 0
-    odd = sum(not row.zero and not row.sound for row in rows)
+    """Return what of retained records' features is damaged or missing, though the ledger says that all were made."""
+    made = any(entry.kind == "head" for entry in evidence.entries)
+    rows = [row for row in evidence.features if made and row.tag not in state.tombstones]
+    missing, odd = sum(row.zero for row in rows), sum(not row.zero and not row.sound for row in rows)
     return [
         Finding(CHECK, Verdict.UNDECIDED, message, HEAD_NAME, details={"path": FEATURES})
         for count, message in (

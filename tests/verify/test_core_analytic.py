@@ -160,9 +160,10 @@ def test_features_that_are_missing_or_damaged_decide_nothing(forge: Forged) -> N
     assert told(run)[0][0] == H
 
 
-def test_features_that_were_never_said_to_be_made_may_be_missing(forge: Forged) -> None:
+def test_features_that_were_never_said_to_be_made_may_be_missing_or_half_written(forge: Forged) -> None:
     run = forge(head=HEADED)
     run.put_features("row-001", bytes(run.width + 16))
+    run.put_features("row-002", b"\x01\x02")
     run.ledger.execute("DELETE FROM entries WHERE kind='head'")
     run.ledger.commit()
     assert told(run)[0][0] == H and run.read()[1].head is None
