@@ -79,7 +79,13 @@ def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
             work = {"record passes": life.cost.record_passes if share < 1 else 0}
             work |= {"forward passes": life.cost.forward_passes if share else 0, "bytes stored": sizes[share]}
             for metric, value in work.items():
-                yield {"metric": metric, "unit": metric.split()[-1], "value": value, "extra": extra, **about}
+                yield {
+                    "metric": metric,
+                    "unit": "bytes" if metric == "bytes stored" else "records",
+                    "value": value,
+                    "extra": extra,
+                    **about,
+                }
 
 
 def paint(rows: pd.DataFrame) -> Figure:

@@ -216,8 +216,20 @@ def test_features_of_another_environment_are_not_mixed(
 
     here = building.environment(tiny.device)
     monkeypatch.setattr(building, "environment", lambda *given: here | {"capability": "another"})
+    read, calls = Reader.read, []
+
+    def failing(self: Reader, rows: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return read(self, rows)
+
+    with closing(System.open(run, tiny)) as system, monkeypatch.context() as broken:
+        broken.setattr(Reader, "read", failing)
+        with pytest.raises(KeyboardInterrupt):
+            system.refresh()
     with closing(System.open(run, tiny)) as system:
-        assert system.refresh().forward_passes == len(RECORDS)
+        assert system.refresh().forward_passes == len(RECORDS), "what was made before the interruption is not on record"
         assert system._opened()[0].ledger.last("head").body["environment"]["capability"] == "another"  # type: ignore[union-attr]
         assert system.refresh().forward_passes == 0
 

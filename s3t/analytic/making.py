@@ -47,6 +47,11 @@ def make_features(
             return Cost()
         if last is not None and last.body["environment"] != environment:
             lacking = [tag(run.key, row.record.id) for row in door.each(slots)]
+            for (
+                marker
+            ) in lacking:  # first, so that an interruption leaves none of the other environment to be taken for good
+                run.features.erase(run.records.number(marker))
+            run.features.sync()
         for marker in lacking:
             if progress and done % 16 == 0:
                 progress(done, len(lacking), "features")
