@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,21 +124,3 @@ def _look(system: str) -> dict[str, Any]:
     bare = system.removesuffix(FLOOR)
     colour = {HEAD: "#111111", "s3t-stacked": "#1e8e3e"}.get(bare) or COLOURS[bare][0]
     return {"color": colour, "ls": "-" if system != bare or bare == HEAD else "--", "lw": 1.5}
-
-
-def never_below(frame: pd.DataFrame, system: str, others: Sequence[str]) -> dict[str, list[tuple[int, str, float]]]:
-    """Return by data set where ``system`` is less accurate than one of ``others`` in the mean over seeds: (deletions, other,
-    difference); an empty list says at no point."""
-    told = frame[(frame["status"] == "ok") & (frame["metric"] == ACCURACY)]
-    told = told[told["extra"].map(lambda extra: extra["share"] in (0.0, SHARE, 1.0))]
-    means = told.groupby(["data", "method", "deletions"])["value"].mean()
-    found: dict[str, list[tuple[int, str, float]]] = {}
-    for name in sorted(told["data"].unique()):
-        mine = means[name, system]
-        found[name] = [
-            (int(deletions), other, float(mine[deletions] - value))
-            for other in others
-            for deletions, value in means[name, other].items()
-            if mine[deletions] < value
-        ]
-    return found
