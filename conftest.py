@@ -44,6 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--profile", choices=PROFILES, default="quick", help="size of the benchmarks (default: quick)")
     add("--most-seeds", type=_positive, default=None, help="of more seeds in the profile take the first so many")
     add("--rows", default="", help="folder for the benchmarks' rows (default: results/rows)")
+    add(
+        "--lives",
+        default="",
+        help="folder in which benchmarks/test_floors.py keeps the lives it has played, and finds them",
+    )
     add("--slow", action="store_true", default=False, help="run the slow tier (marks slow and packs) as well")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -63,13 +64,16 @@ def make_plan(
     design: Design | None = None,
     head: AnalyticHead | None = None,
     share: float | None = None,
+    weights: str = "equal",
+    pool: str = "linear",
 ) -> Plan:
     """Return the plan of ``method`` for a model of ``layers`` layers; undivided methods pay no heed to ``layout``.
 
     ``rule``: how the orders are chosen, cyclic if None. ``design``: how S3T's blocks lie, as in the paper if None. ``head``:
-    an analytic head, beside the chains with weight ``share``, or what method ``analytic`` consists of. Raises
-    LayoutError for an unknown method, for a layout or a design that the model cannot carry, for a design of another method
-    than S3T, and for a rule that does not fit the slices.
+    an analytic head, beside the chains with weight ``share``, or what method ``analytic`` consists of. ``weights``,
+    ``pool``: how what serves is weighed and brought together (:class:`s3t.plan.Plan`). Raises LayoutError for an unknown
+    method, for a layout or a design that the model cannot carry, for a design of another method than S3T, for a rule that
+    does not fit the slices, and for weights or a pool that the plan cannot have.
     """
     make = find(method)
     if design is not None and method != "s3t":
@@ -79,7 +83,9 @@ def make_plan(
     if method == "analytic":
         if share is not None:
             raise LayoutError(f"share={share!r}: method analytic has no chains beside its head; leave it out")
-        return analytic(head)
+        return replace(analytic(head), weights=weights, pool=pool)
     if head is not None and share is None:
         raise LayoutError(f"method {method} has an analytic head beside its chains if its share is given, as 0.5")
-    return plan if share is None else plan.with_head(head or AnalyticHead(), share)
+    if share is not None:
+        plan = plan.with_head(head or AnalyticHead(), share)
+    return replace(plan, weights=weights, pool=pool)

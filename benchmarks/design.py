@@ -100,10 +100,11 @@ def by_length(
 ) -> dict[str, list[float]]:
     """Return per rule of combination the accuracy on ``test`` when chains are cut to 1, 2, ... blocks, in a healthy run."""
     from s3t.engine.numerics import Numerics
+    from s3t.ensembling import combine
     from s3t.facts import Facts
     from s3t.runs import open_run
     from s3t.selection import Chain
-    from s3t.serving import Serving, combine
+    from s3t.serving import Serving
 
     run = open_run(folder)
     try:

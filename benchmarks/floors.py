@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -14,14 +14,32 @@ from benchmarks.area import area
 from benchmarks.painters import COLOURS, page
 from s3t.contract import Cost
 from s3t.design import Design
+from s3t.plan import POOLS, WEIGHTS
 
 ACCURACY, AREA = "test accuracy", "mean test accuracy over the deletions"
-SHARES = (0.25, 0.5, 0.75)
 SHARE = 0.5
 """Of the head in the systems that the figure shows: a constant, chosen before any of them was measured (the issue's half)."""
 HEAD = "analytic"
 FLOOR = "+floor"
 """Ends the name of a system with an analytic head beside its chains."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How chains, and an analytic head with ``share``, are weighed and brought together (:class:`s3t.plan.Plan`)."""
+
+    share: float
+    weights: str = "equal"
+    pool: str = "linear"
+
+
+MIXTURES = (
+    *(Mixture(0.0, weights) for weights in WEIGHTS),
+    *(Mixture(share, weights, pool) for share in (0.25, 0.5, 0.75) for weights in WEIGHTS for pool in POOLS),
+)
+"""Chains alone, and with a head."""
+SHOWN = (Mixture(0.0), Mixture(SHARE), Mixture(1.0))
+"""What the figure shows."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +56,16 @@ class Kind:
 def kinds(slices: int) -> list[Kind]:
     """Return what is compared; stacked blocks have the rank that gives all of a chain's blocks the storage of S3T's."""
     stacked = Kind("s3t-stacked", "s3t", 1, Design(stacked=True), 1 / slices)
-    return [Kind("s3t", "s3t"), stacked, Kind("sequential", "sequential"), Kind("sisa-lora-lazy", "sisa-lora-lazy")]
+    one = [Kind("s3t", "s3t"), stacked, Kind("sequential", "sequential"), Kind("sisa-lora-lazy", "sisa-lora-lazy")]
+    return [*one, *(replace(kind, budget=slices) for kind in one[:2])]
 
 
 @dataclass(frozen=True)
 class Served:
-    """What a system serves after ``deletions``: accuracy by (system, share of the head); ``live``: shares of live shards."""
+    """What a system serves after ``deletions``: accuracy by (system, mixture); ``live``: shares of live shards."""
 
     deletions: int
-    accuracy: Mapping[tuple[str, float], float]
+    accuracy: Mapping[tuple[str, Mixture], float]
     live: float
 
 
@@ -62,11 +81,11 @@ class Life:
 
 def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
     """Yield the fields of a life's rows; those of the head alone only where ``head`` says so, for it is the same in all."""
-    for system, share in life.points[0].accuracy:
+    for system, mixture in life.points[0].accuracy:
         if system == HEAD and not head:
             continue
-        curve = [(point.deletions, point.accuracy[system, share]) for point in life.points]
-        extra = {"share": share, "kind": kind.name}
+        curve = [(point.deletions, point.accuracy[system, mixture]) for point in life.points]
+        extra = {**asdict(mixture), "kind": kind.name}
         budget = 1 if system == HEAD else kind.budget
         about: dict[str, Any] = {"method": system, "budget": budget, "kind": "measured", "n": 1}
         for point, (deletions, value) in zip(life.points, curve, strict=True):
@@ -74,8 +93,8 @@ def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
             yield {"metric": ACCURACY, "unit": "share", "value": value, "deletions": deletions, "extra": told, **about}
         mean = area(curve, 0, curve[-1][0])
         yield {"metric": AREA, "unit": "share", "value": mean, "deletions": curve[-1][0], "extra": extra, **about}
-        if share in (0.0, SHARE, 1.0):
-            sizes = {0.0: life.nodes - life.features, SHARE: life.nodes, 1.0: life.features}
+        if mixture in SHOWN:
+            share, sizes = mixture.share, {0.0: life.nodes, SHARE: life.nodes + life.features, 1.0: life.features}
             work = {"record passes": life.cost.record_passes if share < 1 else 0}
             work |= {"forward passes": life.cost.forward_passes if share else 0, "bytes stored": sizes[share]}
             for metric, value in work.items():

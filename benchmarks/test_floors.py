@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.analytic import choose, featured
-from benchmarks.floored import live
-from benchmarks.floors import HEAD, kinds, rows_of
+from benchmarks.floored import Played, described, judged, keep, kept, play
+from benchmarks.floors import HEAD, Kind, Mixture, kinds, rows_of
 from benchmarks.profiles import PROFILES
 from benchmarks.workbench import Workbench
 from s3t.analytic.head import AnalyticHead
@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     profile = PROFILES[metafunc.config.getoption("--profile")]
     seeds = SEEDS.get(profile.name, ())[: metafunc.config.getoption("--most-seeds")]
     cases = [(data, kind, seed) for data in profile.data for seed in seeds for kind in kinds(profile.slices)]
-    names = [f"{data}-{kind.name}-{seed}" for data, kind, seed in cases]
+    names = [f"{data}-{kind.name}-b{kind.budget}-{seed}" for data, kind, seed in cases]
     metafunc.parametrize(("data", "kind", "seed"), cases, ids=names)
 
 
@@ -36,7 +36,14 @@ def chosen() -> dict[str, AnalyticHead]:
 
 
 def test_floors(
-    benchmark: Any, bench: Workbench, chosen: dict[str, AnalyticHead], data: str, kind: Any, seed: int, tmp_path: Path
+    benchmark: Any,
+    bench: Workbench,
+    chosen: dict[str, AnalyticHead],
+    data: str,
+    kind: Kind,
+    seed: int,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     """The head's ridge and temperature are chosen on the validation split alone, never deletable, once per data set."""
     benchmark.group = f"floors: {data}"
@@ -45,17 +52,34 @@ def test_floors(
         only = replace(dataset, train=dataset.train[:1], test=dataset.test[:1])
         read = featured(bench.backbone, only, AnalyticHead(), profile.recipe("s3t").max_length, seed)
         chosen[data] = choose(AnalyticHead(), read.validation, len(dataset.classes)).carried(len(dataset.train)).head
-    layout = bench.layout(kind.method, kind.budget)
+    head, lives = chosen[data], request.config.getoption("--lives")
+    plan, recipe = described(bench, kind, head)
+    layout = plan.layout
     about: dict[str, Any] = {"question": "floors", "data": dataset.name, "model": profile.model, "seed": seed}
     about |= {"shards": layout.shards, "slices": layout.slices}
-    failing = {"metric": "test accuracy", "method": kind.name, "budget": kind.budget}
-    with bench.answering(**failing, **about):
-        life = benchmark.pedantic(
-            live, args=(bench, kind, dataset, chosen[data], seed, tmp_path / "run"), rounds=1, iterations=1
-        )
-    shutil.rmtree(tmp_path / "run")
-    for fields in rows_of(life, kind, head=kind.name == "s3t"):
-        fields["extra"] |= {"head": chosen[data].to_json(), "kernel": bench.mode.kernel}
+    same: dict[str, Any] = {
+        "plan": plan.to_json(),
+        "recipe": asdict(recipe),
+        "data": dataset.digest,
+        "model": bench.backbone.digest,
+    }
+    same |= {"seed": seed, "kernel": bench.mode.kernel, "tested": len(dataset.test)}
+    file = Path(lives) / f"{dataset.name}-{profile.model}-{kind.name}-b{kind.budget}-{seed}.npz" if lives else None
+
+    def life() -> Played:
+        if file and file.exists():
+            return kept(file, plan, recipe, same)
+        played = play(bench, kind, dataset, head, seed, tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+        if file:
+            keep(played, file, same)
+        return played
+
+    with bench.answering(metric="test accuracy", method=kind.name, budget=kind.budget, **about):
+        played = benchmark.pedantic(life, rounds=1, iterations=1)
+    found = judged(played, kind, [record.label for record in dataset.test])
+    for fields in rows_of(found, kind, head=(kind.name, kind.budget) == ("s3t", 1)):
+        fields["extra"] |= {"head": head.to_json(), "kernel": bench.mode.kernel}
         bench.add(**fields, **about)
-    assert life.points[-1].deletions == len(dataset.train) // 2
-    assert all(point.accuracy[HEAD, 1.0] > 0 for point in life.points)
+    assert found.points[-1].deletions == len(dataset.train) // 2
+    assert all(point.accuracy[HEAD, Mixture(1.0)] > 0 for point in found.points)

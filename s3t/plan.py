@@ -11,10 +11,13 @@ from typing import Any, Literal
 
 from s3t.analytic.head import AnalyticHead
 from s3t.design import PAPER, Design
-from s3t.errors import LayoutError
+from s3t.errors import LayoutError, did_you_mean
 from s3t.orders import Rule, cyclic
 from s3t.orders.rule import CYCLIC
 from s3t.records import Layout, Order, Recipe
+
+WEIGHTS = ("equal", "length")
+POOLS = ("linear", "logarithmic")
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ class Plan:
     ``rule`` says how the orders were chosen, ``design`` how S3T's stages were; orders and stages themselves are what counts.
 
     ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. ``head``: an analytic head that serves
-    beside the chains with the weight ``share``, or alone where there are no stages. Raises LayoutError if an order is not a
-    permutation of the slices, if orders repeat, if stages do not match the slices, or if the share is none.
+    beside the chains with the weight ``share``, or alone where there are no stages. ``weights``: live chains weigh the same
+    (``equal``), or by their stages (``length``), and then an analytic head takes over what stages that are off have weighed.
+    ``pool``: its probabilities and theirs are averaged (``linear``) or multiplied (``logarithmic``).
+
+    Raises LayoutError if an order is not a permutation of the slices, if orders repeat, if stages do not match the slices, if
+    the share is none, or if weights or pool are unknown or mean nothing here.
     """
 
     method: str
@@ -59,11 +66,27 @@ class Plan:
     design: Design = PAPER
     head: AnalyticHead | None = None
     share: float = 0.0
+    weights: str = "equal"
+    pool: str = "linear"
 
     def __post_init__(self) -> None:
+        for name, known in (("weights", WEIGHTS), ("pool", POOLS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise LayoutError(
+                    f"{name}={value!r} is unknown{did_you_mean(value, known)}; choose from {', '.join(known)}"
+                )
         alone = self.head is not None and not self.stages
         if (self.head is None and self.share) or (self.head is not None and not 0 < self.share <= 1):
             raise LayoutError(f"share={self.share!r} is no weight of an analytic head; give one above 0, at most 1")
+        if self.pool != "linear" and (self.head is None or alone):
+            raise LayoutError(
+                f"pool={self.pool!r} is for chains with an analytic head beside them; leave it out, or give one"
+            )
+        if alone and self.weights != "equal":
+            raise LayoutError(
+                f"weights={self.weights!r} is for chains, and an analytic head alone has none; leave it out"
+            )
         if alone and (self.layout != Layout(1, 1, 1) or self.share != 1):
             raise LayoutError("an analytic head alone has one shard of one slice, and share 1")
         if not alone and len(self.stages) != self.layout.slices:
@@ -84,6 +107,11 @@ class Plan:
     def pieces(self, prefix: Order) -> Order:
         """Return the slices whose records the node of ``prefix`` reads."""
         return prefix if self.cumulative else prefix[-1:]
+
+    @property
+    def ensembling(self) -> dict[str, str]:
+        """How what serves is weighed and brought together, by the names of the fields."""
+        return {"weights": self.weights, "pool": self.pool}
 
     def with_head(self, head: AnalyticHead, share: float) -> Plan:
         """Return the plan with an analytic head beside its chains. LayoutError for a share not above 0 and at most 1."""
@@ -115,7 +143,8 @@ class Plan:
         """Return the plan as plain JSON values (docs/DERIVATION.md, "Run folder")."""
         raw = asdict(self)
         raw["orders"] = [list(order) for order in self.orders]
-        del raw["rule"], raw["design"], raw["head"], raw["share"]
+        for name in ("rule", "design", "head", "share", "weights", "pool"):
+            del raw[name]
         raw["cumulative"] = self.cumulative
         if self.rule != CYCLIC:
             raw["rule"] = self.rule.to_json()
@@ -123,6 +152,7 @@ class Plan:
             raw["design"] = design
         if self.head is not None:
             raw |= {"head": self.head.to_json(), "share": self.share}
+        raw |= {name: value for name, value in self.ensembling.items() if value != getattr(Plan, name)}
         raw["stages"] = [stage.to_json() for stage in self.stages]
         return raw
 
@@ -134,6 +164,7 @@ class Plan:
         rule = Rule.from_json(raw["rule"]) if "rule" in raw else CYCLIC
         design = Design.from_json(raw.get("design", {}), cumulative=raw["cumulative"])
         head = {"head": AnalyticHead.from_json(raw["head"]), "share": raw["share"]} if "head" in raw else {}
+        head |= {name: raw[name] for name in ("weights", "pool") if name in raw}
         return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], rule, design, **head)
 
 

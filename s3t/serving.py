@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s3t.analytic.mixing import mixed, softmax
 from s3t.analytic.solving import Linear
 from s3t.analytic.standing import NAME, SHARD, Kept, StandingHead
-from s3t.backbone import Backbone
+from s3t.analytic.sums import Features
+from s3t.backbone import Backbone, Encoded
 from s3t.building import load_state
 from s3t.contract import NodeFacts, ServedChain
 from s3t.engine.numerics import Numerics, Served
+from s3t.ensembling import Outputs, among, answer, head_share
 from s3t.errors import DamageError, OfflineError
 from s3t.facts import Facts
 from s3t.graph import Node
@@ -156,8 +157,8 @@ class Serving:
             del self._due[shard]
 
     def shard_weights(self) -> dict[int, float]:
-        """Return the weight of each live shard in the ensemble: all equal, whatever their data or length."""
-        return {shard: 1.0 / len(self.models) for shard in self.models}
+        """Return the weight of each live shard among the chains, whatever its data: equal, or by length as the plan says."""
+        return among(self._run.config.plan, _lengths(self.models))
 
     def live(self) -> tuple[Models, dict[int, float]]:
         """As :meth:`snapshot`. OfflineError without any live shard."""
@@ -188,26 +189,30 @@ class Serving:
 
     def predict(self, inputs: Sequence[Inputs]) -> NDArray[np.float32]:
         """Return scores of shape (len(inputs), classes). OfflineError without any live shard, or analytic head."""
-        chains, head = self.parts(inputs)
-        if head is None:
-            assert chains is not None
-            return chains
-        return mixed(chains, head, self._run.config.plan, self._run.config.recipe.ensemble)
+        outputs, weights = self.outputs(inputs)
+        return answer(outputs, self._run.config.plan, self._run.config.recipe.ensemble, weights)
 
-    def parts(self, inputs: Sequence[Inputs]) -> tuple[NDArray[np.float32] | None, NDArray[np.float64] | None]:
-        """Return the combined scores of the chains and those of the analytic head, each (len(inputs), classes).
+    def outputs(self, inputs: Sequence[Inputs], features: Features | None = None) -> tuple[Outputs, dict[int, float]]:
+        """Return what each part that serves says, and the weights of the chains among one another.
 
-        None for a part that does not serve. OfflineError where neither does.
+        ``features``: those of the inputs, (len(inputs), d), if :meth:`features` was asked before. OfflineError where nothing
+        serves.
         """
         models, weights, linear = self._serving()
-        recipe = self._run.config.recipe
+        rows = self._encoded(inputs)
+        logits = self._numerics.score({shard: model for shard, (_, model) in models.items()}, rows) if models else {}
+        said, head = {shard: found.numpy() for shard, found in logits.items()}, None
+        if self._head and linear:
+            head = linear.scores(self._head.reader.read(rows) if features is None else features)
+        return Outputs(said, _lengths(models), head), weights
+
+    def features(self, inputs: Sequence[Inputs]) -> Features | None:
+        """Return what an analytic head reads of inputs, (len(inputs), d), whatever was deleted; None if the plan has none."""
+        return self._head.reader.read(self._encoded(inputs)) if self._head else None
+
+    def _encoded(self, inputs: Sequence[Inputs]) -> list[Encoded]:
         with self._encoding:  # tokenizers set their truncation at each call
-            rows = self._backbone.encode(inputs, recipe.max_length)
-        chains = None
-        if models:
-            logits = self._numerics.score({shard: model for shard, (_, model) in models.items()}, rows)
-            chains = combine({shard: found.numpy() for shard, found in logits.items()}, weights, recipe.ensemble)
-        return chains, self._head.score(linear, rows) if self._head and linear else None
+            return self._backbone.encode(inputs, self._run.config.recipe.max_length)
 
     def told(self, facts: Facts) -> tuple[ServedChain, ...]:
         """Return what serves, with the reads observed when its nodes were trained."""
@@ -215,7 +220,7 @@ class Serving:
             with self._switching:
                 models, weights = self.snapshot()
                 head = self._head.facts() if self._head and self._head.linear else None
-            share = 0.0 if head is None else self._run.config.plan.share if models else 1.0
+            share = 0.0 if head is None else head_share(self._run.config.plan, _lengths(models))
             beside = () if head is None else (ServedChain(SHARD, 0, share, (head,)),)
             try:
                 return beside + tuple(
@@ -249,19 +254,5 @@ class Serving:
         return out
 
 
-def combine(
-    logits: Mapping[int, NDArray[np.float32]], weights: Mapping[int, float], ensemble: str
-) -> NDArray[np.float32]:
-    """Combine per-shard logits (n, classes) by ``mean-logits``, ``mean-probabilities`` or ``vote`` into (n, classes)."""
-    total: NDArray[np.float64] | None = None
-    for shard in sorted(logits):
-        scores = logits[shard].astype(np.float64)
-        if ensemble == "mean-probabilities":
-            scores = softmax(scores)
-        elif ensemble == "vote":
-            scores = np.eye(scores.shape[1])[scores.argmax(axis=1)]
-        scores = scores * weights[shard]
-        total = scores if total is None else total + scores
-    if total is None:
-        raise OfflineError("there is no live shard to combine")
-    return total.astype(np.float32)
+def _lengths(models: Models) -> dict[int, int]:
+    return {shard: len(chain.nodes) for shard, (chain, _) in models.items()}

@@ -17,11 +17,11 @@ from baselines.methods import make_plan
 from s3t.analytic import making
 from s3t.analytic.features import Reader
 from s3t.analytic.head import AnalyticHead
-from s3t.analytic.mixing import mixed, softmax
 from s3t.analytic.store import CHECK, FEATURES, HEADER, FeatureStore
 from s3t.analytic.sums import Sums
 from s3t.backbone import Backbone
 from s3t.contract import UnlearningSystem
+from s3t.ensembling import mixed, softmax
 from s3t.errors import DamageError, LayoutError, OfflineError, RecipeError, RunError, S3TError
 from s3t.plan import Plan
 from s3t.records import Layout, Recipe, Record
@@ -299,8 +299,8 @@ def test_numbers_are_mixed_as_numbers(tiny: Backbone, tmp_path: Path) -> None:
         assert system.predict(ASKED).shape == (3, 1)
         declared = system.config.plan
     chains, head = np.array([[0.5]], np.float32), np.array([[-0.5]])
-    assert mixed(chains, head, declared, "mean-logits").tolist() == [[0.25]]
-    assert mixed(None, head, declared, "mean-logits").tolist() == [[-0.5]]
+    assert mixed(chains, head, declared, "mean-logits", 0.25).tolist() == [[0.25]]
+    assert mixed(None, head, declared, "mean-logits", 1.0).tolist() == [[-0.5]]
 
 
 def test_threads_do_not_see_one_anothers_layers(tiny: Backbone) -> None:

@@ -23,6 +23,7 @@ from s3t.analytic.head import AnalyticHead
 from s3t.analytic.store import CHECK, FEATURES
 from s3t.analytic.store import HEADER as FEATURES_HEADER
 from s3t.backbone import Backbone
+from s3t.ensembling import combine
 from s3t.errors import RunError, S3TError
 from s3t.graph import Node
 from s3t.partition import slot, tag
@@ -286,7 +287,8 @@ def test_features_of_an_analytic_head_harmed_in_turn(tmp_path: Path, tiny: Backb
     with closing(System.create(path, plan, recipe, model=tiny, classes=("a", "b"), key=KEY)) as made:
         made.fit(RECORDS)
         made.delete(["row-03"])
-        chains, _ = made.served().parts(ASKED)
+        outputs, weights = made.served().outputs(ASKED)
+        chains = combine(outputs.chains, weights, recipe.ensemble)
         wanted = np.asarray(made.predict(ASKED))
     width, size = 2 * 32 + CHECK, (path / FEATURES).stat().st_size
     assert size == FEATURES_HEADER + len(RECORDS) * width

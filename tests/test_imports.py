@@ -38,6 +38,7 @@ LEVELS = (
         "s3t.facts",
         "s3t.damage",
         "s3t.placing",
+        "s3t.ensembling",
     ),
     (
         "s3t.engine.mode",

@@ -140,7 +140,10 @@ def solve(at: Sums, head: Head) -> dict[str, Tensor]:
         return A + torch.eye(len(A), dtype=torch.float64) * torch.clamp(s, min=1.0)
 
     def divided(A: Tensor, B: Tensor) -> Tensor:
-        return torch.cholesky_solve(B, torch.linalg.cholesky(A)).contiguous()
+        L = torch.linalg.cholesky(A)
+        Y = torch.linalg.solve_triangular(L, B, upper=False)
+        W: Tensor = torch.linalg.solve_triangular(L.T, Y, upper=True).contiguous()
+        return W
 
     def scatter(A: Tensor) -> Tensor:
         return torch.mean(torch.clamp(torch.diagonal(A), min=0.0))

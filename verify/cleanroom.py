@@ -20,7 +20,7 @@ from s3t.records import Recipe, Record
 from verify import derive
 from verify.analytic import Reading, read_all, scores, solve
 from verify.brief import Brief, read_brief
-from verify.combining import combine, mixed
+from verify.combining import among, combine, mixed, share
 from verify.derive import Prefix
 from verify.machine import on_threads
 from verify.numerics import Kernel, Numerics, numerics
@@ -157,10 +157,12 @@ class Room:
             for shard, prefix in sorted(self.brief.chains)
         ]
         outputs = self.numerics.score(self.backbone, chains, asked, self.recipe, classes) if chains else []
-        combined = combine([found.numpy() for found in outputs], ensemble) if chains else None
+        lengths = [len(stages) for stages, _ in chains]
+        weights = among(self.plan, lengths)
+        combined = combine([found.numpy() for found in outputs], weights, ensemble) if chains else None
         if self.solved is not None and self.plan.head is not None:
             own = scores([self.reading.features(row) for row in asked], self.solved)
-            combined = mixed(combined, own, self.plan.share, self.plan.head.temperature, ensemble)
+            combined = mixed(combined, own, share(self.plan, lengths), self.plan, ensemble)
         return torch.from_numpy(combined)
 
 

@@ -121,10 +121,9 @@ def _selection(provenance: Provenance, state: State) -> list[Finding]:
     if tuple(sorted(provenance.offline)) != state.offline:
         found.append(_violated(f"offline are said to be {list(provenance.offline)}, derived {list(state.offline)}"))
     for chain in chains:
-        if not derived or chain.weight != state.weight:
-            message = (
-                f"its weight in the ensemble is {chain.weight}; each of {len(derived)} live shards weighs the same"
-            )
+        if chain.shard in derived and chain.weight != state.weights[chain.shard]:
+            how = f"{state.weights[chain.shard]}: {len(derived)} shards are live, weights {state.plan.weights!r}"
+            message = f"its weight in the ensemble is {chain.weight}; it must be {how}"
             found.append(_violated(message, f"shard {chain.shard}"))
     for chain in chains:
         wanted = derived.get(chain.shard)

@@ -173,7 +173,7 @@ def _expected(evidence: Evidence, state: State, provenance: Provenance, expected
             yield Finding(CHECK, Verdict.VIOLATED, "it survives, or does not, against the history", node_name(*odd))
         if {row.record.id for row in evidence.train} != expected.left:
             yield Finding(CHECK, Verdict.VIOLATED, "the run holds other records than the history leaves")
-    wanted = [(c.shard, c.order, c.prefix, state.weight) for c in state.chains]
+    wanted = [(c.shard, c.order, c.prefix, state.weights[c.shard]) for c in state.chains]
     wanted = [*([(HEAD[0], 0, HEAD[1], state.share)] if state.head else []), *wanted]
     served = [(c.shard, c.order, tuple(c.nodes[-1].prefix), c.weight) for c in provenance.chains]
     if wanted != served or tuple(provenance.offline) != state.offline:

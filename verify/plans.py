@@ -18,6 +18,8 @@ ANALYTIC = "analytic"
 
 Pooling = Literal["mean", "first", "last", "max"]
 Form = Literal["ridge", "balanced", "prototypes"]
+ENSEMBLING = {"weights": ("equal", "length"), "pool": ("linear", "logarithmic")}
+"""How what serves is weighed and brought together; the first is so where nothing is declared."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Head:
 class Plan:
     """Layout, orders (the same for every shard), one stage per slice, and whether deletions are made good at once.
 
-    ``head``: the analytic head that serves beside the chains, if any, and ``share``, what it weighs there.
+    ``head``: the analytic head that serves beside the chains, if any, and ``share``, what it weighs there. ``weights``: of
+    chains among one another; ``pool``: how the head's probabilities and theirs become one.
     """
 
     method: str
@@ -80,6 +83,8 @@ class Plan:
     design: Design = PAPER
     head: Head | None = None
     share: float = 0.0
+    weights: str = "equal"
+    pool: str = "linear"
 
     def pieces(self, prefix: Prefix) -> Prefix:
         """Return the slices whose rows a node reads: all of its prefix, or the last alone."""
@@ -112,6 +117,7 @@ def declared_plan(run: Mapping[str, Any]) -> Plan:
             bool(raw["eager"]),
             _design(raw.get("design", {}), cumulative=bool(raw["cumulative"])),
             *_head(raw, run),
+            *(raw.get(name, known[0]) for name, known in ENSEMBLING.items()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"run.json has no readable plan ({type(error).__name__}: {error})") from error
@@ -183,6 +189,9 @@ def _fault(plan: Plan) -> str:
     for order in plan.orders:
         if sorted(order) != list(range(plan.slices)):
             return f"order {list(order)} is no permutation of 0..{plan.slices - 1}"
+    for name, known in ENSEMBLING.items():
+        if getattr(plan, name) not in known:
+            return f"{name} {getattr(plan, name)!r} is unknown; known are {', '.join(known)}"
     if len(set(plan.orders)) != len(plan.orders) or len(plan.orders) != plan.budget:
         return f"{len(set(plan.orders))} distinct orders for budget={plan.budget}"
     if plan.design != PAPER and plan.method != "s3t":

@@ -57,6 +57,8 @@ class Small:
     steps: tuple[Step, ...] = ()
     head: Head | None = None
     share: float = 0.0
+    weights: str = "equal"
+    pool: str = "linear"
 
     @property
     def nodes(self) -> int:
@@ -91,7 +93,9 @@ class SmallLab:
         small, base = self.small, backbone(self.small.model)
         head = None if small.head is None else AnalyticHead(**asdict(small.head))
         share = None if head is None or small.method == ANALYTIC else small.share
-        plan = make_plan(small.method, small.layout, small.recipe, base.layers, head=head, share=share)
+        plan = make_plan(
+            small.method, small.layout, small.recipe, base.layers, None, None, head, share, small.weights, small.pool
+        )
         return System.create(
             folder,
             plan,
@@ -165,6 +169,9 @@ def draw(seed: int, number: int, *, steps: bool = True) -> Small:
     if method == ANALYTIC or heads.random() < 0.25:
         share = 1.0 if method == ANALYTIC else heads.choice((0.1, 0.3, 1.0))
         drawn = replace(drawn, head=draw_head(depth, heads), share=share)
+    if method != ANALYTIC and heads.random() < 0.3:
+        pool = "linear" if drawn.head is None else heads.choice(("linear", "logarithmic"))
+        drawn = replace(drawn, weights="length", pool=pool)
     return replace(drawn, steps=draw_steps(drawn, rng)) if steps else drawn
 
 

@@ -13,6 +13,7 @@ from s3t.errors import RunError
 from s3t.records import Recipe
 from verify import derive
 from verify.case import Event
+from verify.combining import among, share
 from verify.derive import Prefix
 from verify.evidence import Entry, Evidence, Row
 from verify.plans import Plan, declared_plan
@@ -90,12 +91,17 @@ class State:
     @property
     def share(self) -> float:
         """What the analytic head weighs in the ensemble: nothing where it does not serve, all where nothing else does."""
-        return 0.0 if self.head is None else self.plan.share if self.chains else 1.0
+        return 0.0 if self.head is None else share(self.plan, self._lengths)
 
     @property
-    def weight(self) -> float:
-        """What each chain weighs in the ensemble."""
-        return (1 - self.share) * (1 / len(self.chains))
+    def weights(self) -> dict[int, float]:
+        """What the chain of each live shard weighs in the ensemble."""
+        found = zip(self.chains, among(self.plan, self._lengths), strict=True)
+        return {chain.shard: (1 - self.share) * weight for chain, weight in found}
+
+    @property
+    def _lengths(self) -> list[int]:
+        return [len(chain.nodes) for chain in self.chains]
 
     def rows(self, shard: int, prefix: Prefix) -> list[Row]:
         """Return the rows of a node, sorted by id."""

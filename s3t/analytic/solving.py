@@ -51,8 +51,19 @@ def check_form(head: AnalyticHead, answers: int) -> None:
         raise RecipeError(f"form={head.form!r} compares classes, and the task's answers are numbers; choose ridge")
 
 
-def solve(sums: Sums, head: AnalyticHead) -> Linear:
-    """Return the linear map that ``head`` declares for the records that ``sums`` are over.
+class Workspace:
+    """Two tables (features, features), float64, for solutions one after the other: to get as much fresh memory for each takes
+    a third of its time. What is in them when a solution begins has no influence."""
+
+    def __init__(self, features: int) -> None:
+        self.square = torch.empty((features, features), dtype=torch.float64)
+        self.factor = torch.empty(
+            (features, features), dtype=torch.float64
+        ).mT  # LAPACK's order, so that it writes there
+
+
+def solve(sums: Sums, head: AnalyticHead, workspace: Workspace | None = None) -> Linear:
+    """Return the linear map that ``head`` declares for the records that ``sums`` are over, worked out in ``workspace``.
 
     OfflineError without any record; RecipeError as :func:`check_form`, and for a ridge so small that it drowns in the
     rounding of float64.
@@ -60,11 +71,13 @@ def solve(sums: Sums, head: AnalyticHead) -> Linear:
     if not sums.records:
         raise OfflineError("no record is retained, so an analytic head has nothing to answer from; train another run")
     check_form(head, len(sums.counts))
-    counts, linear, cross, targets, square = (
-        torch.from_numpy(part).double() for part in (sums.counts, sums.linear, sums.cross, sums.targets, sums.square)
+    work = workspace or Workspace(len(sums.linear))
+    counts, linear, cross, targets = (
+        torch.from_numpy(part).double() for part in (sums.counts, sums.linear, sums.cross, sums.targets)
     )
+    square = work.square.copy_(torch.from_numpy(sums.square))
     if head.form == "ridge":
-        return _ridge(counts.sum(), linear, cross, targets, square, head.ridge, 1 / UNIT if len(counts) == 1 else 1.0)
+        return _ridge(counts.sum(), linear, cross, targets, work, head.ridge, 1 / UNIT if len(counts) == 1 else 1.0)
     means = torch.where(counts > 0, cross / counts.clamp(min=1), 0.0)
     # Taken from the square one class after the other, so that the order of subtraction is declared.
     for k in range(len(counts)):
@@ -73,17 +86,17 @@ def solve(sums: Sums, head: AnalyticHead) -> Linear:
     if head.form == "prototypes":
         weights = means / (spread / counts.sum()).clamp(min=1.0)
     else:
-        weights = _divided(square, means * counts.sum(), head.ridge * spread)
+        weights = _divided(work, means * counts.sum(), head.ridge * spread)
     bias = torch.where(counts > 0, -0.5 * (means * weights).sum(0), ABSENT)
     return Linear(weights, bias)
 
 
 def _ridge(
-    count: Tensor, linear: Tensor, cross: Tensor, targets: Tensor, square: Tensor, ridge: float, unit: float
+    count: Tensor, linear: Tensor, cross: Tensor, targets: Tensor, work: Workspace, ridge: float, unit: float
 ) -> Linear:
-    _take(square, linear, linear / count)
+    _take(work.square, linear, linear / count)
     wanted = (cross - torch.outer(linear, targets / count)) * unit
-    weights = _divided(square, wanted, ridge * square.diagonal().clamp(min=0).mean())
+    weights = _divided(work, wanted, ridge * work.square.diagonal().clamp(min=0).mean())
     return Linear(weights, (targets * unit - linear @ weights) / count)
 
 
@@ -93,11 +106,15 @@ def _take(square: Tensor, left: Tensor, right: Tensor) -> None:
         rows -= torch.outer(some, right)
 
 
-def _divided(square: Tensor, wanted: Tensor, shrinkage: Tensor) -> Tensor:
-    """Return (square + shrinkage I)^-1 wanted; ``square`` is used up. A shrinkage below 1, the smallest product there is, is
+def _divided(work: Workspace, wanted: Tensor, shrinkage: Tensor) -> Tensor:
+    """Return (square + shrinkage I)^-1 wanted; the square is used up. A shrinkage below 1, the smallest product there is, is
     taken as 1."""
-    square.diagonal().add_(shrinkage.clamp(min=1.0))
-    factor, failed = torch.linalg.cholesky_ex(square)
+    work.square.diagonal().add_(shrinkage.clamp(min=1.0))
+    factor, failed = torch.linalg.cholesky_ex(work.square, out=(work.factor, torch.empty((), dtype=torch.int32)))
     if int(failed):
         raise RecipeError("with so small a ridge these features have no solution in float64; give a larger one")
-    return torch.cholesky_solve(wanted, factor).contiguous()
+    half = torch.linalg.solve_triangular(
+        factor, wanted, upper=False
+    )  # as cholesky_solve, which copies the factor first
+    out: Tensor = torch.linalg.solve_triangular(factor.mT, half, upper=True).contiguous()
+    return out

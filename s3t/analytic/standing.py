@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3t.analytic.features import Reader
-from s3t.analytic.solving import Linear, solve
+from s3t.analytic.solving import Linear, Workspace, solve
 from s3t.analytic.sums import ROWS, Features, Sums
 from s3t.answers import target
-from s3t.backbone import Backbone, Encoded
+from s3t.backbone import Backbone
 from s3t.contract import NodeFacts
 from s3t.errors import DamageError
 from s3t.ledger import Ledger
@@ -44,7 +44,7 @@ class Kept:
 
 
 class StandingHead:
-    """The head of one run. Its owner calls everything but :meth:`score` under one lock.
+    """The head of one run. Its owner calls everything but ``reader``, which reads features, under one lock.
 
     ``linear``: what serves now, None where nothing does: it was not finished, its features are damaged, or no record is
     retained. ``trouble``: what it lacks, or nothing.
@@ -54,8 +54,9 @@ class StandingHead:
         assert run.config.plan.head is not None
         self._run = run
         self._head = run.config.plan.head
-        self._reader = Reader(backbone, self._head, run.config.seed)
+        self.reader = Reader(backbone, self._head, run.config.seed)
         self._sums: Sums | None = None
+        self._workspace = Workspace(self.reader.size)
         self._behind: dict[str, str] = {}
         self._seen: tuple[int, int] | None = None
         self._environment: Mapping[str, object] = {}
@@ -83,7 +84,7 @@ class StandingHead:
             return
         self._environment = made.body["environment"]
         try:
-            sums = Sums.over(self._reader.size, len(self._run.config.classes), self._chunks(store))
+            sums = Sums.over(self.reader.size, len(self._run.config.classes), self._chunks(store))
         except DamageError as error:
             self.trouble = str(error)
             if self.trouble != said:
@@ -115,10 +116,6 @@ class StandingHead:
             self._solve()
         self._seen = (request, self._seen[1])
 
-    def score(self, linear: Linear, rows: Sequence[Encoded]) -> NDArray[np.float64]:
-        """Return scores (rows, classes) of encoded inputs. Any thread may call it."""
-        return linear.scores(self._reader.read(rows))
-
     def facts(self) -> NodeFacts:
         """Return what the head that serves depends on, with the ids of the records whose features were read."""
         config = self._run.config
@@ -128,7 +125,7 @@ class StandingHead:
 
     def _solve(self) -> None:
         assert self._sums is not None
-        self.linear = solve(self._sums, self._head) if self._sums.records else None
+        self.linear = solve(self._sums, self._head, self._workspace) if self._sums.records else None
 
     def _chunks(self, store: RecordStore) -> Iterator[tuple[Features, NDArray[np.float64]]]:
         door, part = ObservedRows(store), list[Kept]()

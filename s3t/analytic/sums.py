@@ -25,6 +25,8 @@ UNIT = 2**15
 MOST = 2**32
 ROWS = 2**12
 """Rows that are taken at once where many are added: memory stays the same for any number."""
+BLOCK = 32
+"""Rows of the table of products that a rank-one update works on at once."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,9 @@ class Sums:
             if len(part) <= 2:
                 # A rank-one update in integers costs less than a product in float64 with its conversions.
                 for row, target in zip(part.astype(np.int64), wanted, strict=True):
-                    change(self.square, np.multiply.outer(row, row), out=self.square)
+                    for at in range(0, len(row), BLOCK):  # a product that stays in the processor's caches
+                        some = self.square[at : at + BLOCK]
+                        change(some, np.multiply.outer(row[at : at + BLOCK], row), out=some)
                     change(self.cross, np.multiply.outer(row, target), out=self.cross)
             else:
                 change(self.square, _product(part, part), out=self.square)

@@ -45,12 +45,14 @@ from s3t.cli.options import (
     LastSlice,
     Limit,
     Number,
+    Pool,
     Run,
     Stacked,
     Test,
     TextColumn,
     Threads,
     Validation,
+    Weights,
     Workers,
 )
 from s3t.cli.output import plain, print_result, progress_bar, spent, warnings_shown
@@ -136,6 +138,8 @@ def train(
     fresh_head: FreshHead = False,
     floor: Floor = None,
     head: Head = None,
+    weights: Weights = "equal",
+    pool: Pool = "linear",
     seed: Annotated[int, typer.Option(help="Seed that all seeds of the run derive from.")] = 0,
     epochs: Annotated[float | None, typer.Option(help="Epochs per stage.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Records per optimizer step.")] = None,
@@ -194,7 +198,7 @@ def train(
     from s3t.system import System
 
     backbone = load(model_name(model, dataset.classes))
-    plan = make_plan(method, layout, chosen, backbone.layers, rule, design, choose_head(head), floor)
+    plan = make_plan(method, layout, chosen, backbone.layers, rule, design, choose_head(head), floor, weights, pool)
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,

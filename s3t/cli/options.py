@@ -42,6 +42,12 @@ FreshHead = Annotated[bool, typer.Option("--fresh-head", help="S3T: every stage 
 Floor = Annotated[
     float | None, typer.Option(metavar="SHARE", help="An analytic head beside the chains, with this weight (none).")
 ]
+Weights = Annotated[
+    str, typer.Option(metavar="RULE", help="Of live chains: equal, or by length; the rest is an analytic head's.")
+]
+Pool = Annotated[
+    str, typer.Option(metavar="RULE", help="Chains and an analytic head: linear (mean), or logarithmic (product).")
+]
 Head = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="A field of the analytic head (docs/ANALYTIC.md).")
 ]

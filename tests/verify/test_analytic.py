@@ -17,23 +17,26 @@ import torch
 
 from s3t.analytic.features import Reader
 from s3t.analytic.head import AnalyticHead
-from s3t.analytic.mixing import mixed as system_mixed
 from s3t.analytic.solving import Linear
 from s3t.analytic.solving import solve as system_solve
 from s3t.analytic.sums import Sums as SystemSums
 from s3t.backbone import load
+from s3t.ensembling import among as system_among
+from s3t.ensembling import combine as system_combine
+from s3t.ensembling import head_share
+from s3t.ensembling import mixed as system_mixed
 from s3t.errors import DataError, RunError
 from s3t.records import Layout, Recipe, Record
 from s3t.system import System
 from verify import replay
 from verify.analytic import LARGEST, Reading, drawn, scores, solve, sums
 from verify.audit import audit
-from verify.combining import mixed, softmax
+from verify.combining import among, combine, mixed, share, softmax
 from verify.effort import Effort
 from verify.evidence import read_evidence
 from verify.histories import E4Plan
 from verify.laboratory import RunLab, dropped_slots, run_case
-from verify.plans import Head
+from verify.plans import ENSEMBLING, Head
 from verify.reference import elsewhere
 from verify.report import Finding, Report, Verdict
 from verify.state import HEAD, HEAD_NAME, derive_state
@@ -223,25 +226,61 @@ def test_balanced_is_a_discriminant_with_one_scatter() -> None:
     assert found["bias"][3] == -1e6
 
 
-@pytest.mark.parametrize("ensemble", ["mean-logits", "mean-probabilities", "vote"])
-def test_how_head_and_chains_are_mixed(ensemble: str) -> None:
+ENSEMBLED = [
+    (ensemble, pool) for ensemble in ("mean-logits", "mean-probabilities", "vote") for pool in ENSEMBLING["pool"]
+]
+
+
+@pytest.mark.parametrize(("ensemble", "pool"), ENSEMBLED)
+def test_how_head_and_chains_are_mixed(ensemble: str, pool: str) -> None:
+    from baselines.methods import make_plan
+    from verify.plans import declared_plan
+
     head, chains = np.array([[1.0, 2.0, 0.0]]), np.array([[0.2, 0.5, 0.3]], dtype=np.float32)
+    system = make_plan(
+        "s3t", Layout(1, 1, 1), Recipe(), 1, head=AnalyticHead(temperature=2.0), share=0.25, pool=pool
+    )  # fmt: skip
+    plan = declared_plan({"plan": system.to_json(), "model": {"layers": 1, "hidden": 4}})
+    assert (plan.pool, plan.weights) == (pool, "equal")
     theirs = softmax(chains.astype(np.float64)) if ensemble == "mean-logits" else chains.astype(np.float64)
     own = np.exp(2 * head) / np.exp(2 * head).sum()
-    found = mixed(chains, head, 0.25, 2.0, ensemble)
-    np.testing.assert_allclose(found, np.log(0.75 * theirs + 0.25 * own), rtol=1e-6)
-    np.testing.assert_allclose(mixed(None, head, 0.25, 2.0, ensemble), np.log(own), rtol=1e-6)
-    far = mixed(None, np.array([[0.0, 1e6, 0.0]]), 1.0, 2.0, ensemble)
+    found = mixed(chains, head, 0.25, plan, ensemble)
+    product = theirs**0.75 * own**0.25
+    wanted = 0.75 * theirs + 0.25 * own if pool == "linear" else product / product.sum()
+    np.testing.assert_allclose(found, np.log(wanted), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(mixed(None, head, 1.0, plan, ensemble), np.log(own), rtol=1e-6)
+    far = mixed(None, np.array([[0.0, 1e6, 0.0]]), 1.0, plan, ensemble)
     assert far.dtype == np.float32 and far.tolist() == [[np.float32(np.log(1e-300)), 0.0, np.float32(np.log(1e-300))]]
     number = np.array([[3.0]])
-    assert mixed(chains[:, :1], number, 0.25, 2.0, ensemble) == np.float32(0.75 * np.float64(chains[0, 0]) + 0.75)
-    assert mixed(None, number, 0.25, 2.0, ensemble).tolist() == [[3.0]]
-    from baselines.methods import make_plan
+    assert mixed(chains[:, :1], number, 0.25, plan, ensemble) == np.float32(0.75 * np.float64(chains[0, 0]) + 0.75)
+    assert mixed(None, number, 1.0, plan, ensemble).tolist() == [[3.0]]
+    sure = np.array([[0.0, 1.0, 0.0]], dtype=np.float32)
+    for one in (chains, sure, None):
+        for scores_of_head in (head, np.array([[0.0, 1e6, 0.0]])):
+            part = 1.0 if one is None else 0.25
+            same = system_mixed(one, scores_of_head, system, ensemble, part)
+            assert mixed(one, scores_of_head, part, plan, ensemble).tobytes() == same.tobytes()
 
-    plan = make_plan("s3t", Layout(1, 1, 1), Recipe(), 1, head=AnalyticHead(temperature=2.0), share=0.25)
-    for scores_of_chains in (chains, None):
-        same = system_mixed(scores_of_chains, head, plan, ensemble)
-        assert mixed(scores_of_chains, head, 0.25, 2.0, ensemble).tobytes() == same.tobytes()
+
+def test_both_sides_weigh_the_same() -> None:
+    from baselines.methods import make_plan
+    from verify.plans import declared_plan
+
+    for weights in ENSEMBLING["weights"]:
+        system = make_plan("s3t", Layout(7, 3, 1), Recipe(), 3, head=AnalyticHead(), share=0.3, weights=weights)
+        plan = declared_plan({"plan": system.to_json(), "model": {"layers": 3, "hidden": 4}})
+        for lengths in ({}, {2: 1}, {0: 3, 4: 1}, dict.fromkeys(range(7), 3), {0: 1, 1: 2, 2: 3, 6: 1}):
+            assert share(plan, list(lengths.values())) == head_share(system, lengths)
+            if lengths:
+                assert among(plan, list(lengths.values())) == list(system_among(system, lengths).values())
+
+
+@pytest.mark.parametrize("ensemble", ["mean-logits", "mean-probabilities", "vote"])
+def test_both_sides_combine_chains_to_the_same_bits(ensemble: str) -> None:
+    logits = {s: np.random.default_rng(s).standard_normal((5, 3)).astype(np.float32) for s in range(4)}
+    for weights in ([0.25] * 4, [1 / 7, 3 / 7, 2 / 7, 1 / 7]):
+        mine = combine(list(logits.values()), weights, ensemble)
+        assert mine.tobytes() == system_combine(logits, dict(enumerate(weights)), ensemble).tobytes()
 
 
 # ---- real systems ----
@@ -262,7 +301,8 @@ def make(folder: Path, method: str, head: AnalyticHead, **how: Any) -> System:
 
     layout = Layout(1, 1, 1) if method == "analytic" else Layout(2, 2, 2)
     recipe, classes = how.get("recipe", RECIPE), how.get("classes", ("a", "b", "c"))
-    plan = make_plan(method, layout, recipe, 6, head=head, share=None if method == "analytic" else 0.3)
+    rules = how.get("rules", {})
+    plan = make_plan(method, layout, recipe, 6, head=head, share=None if method == "analytic" else 0.3, **rules)
     options: dict[str, Any] = {"model": "tiny", "seed": 3, "key": bytes(32), "evaluation": ((), PROBES)}
     return System.create(folder, plan, recipe, classes=classes, **options)
 
@@ -314,6 +354,21 @@ def test_clean_systems_hold_before_and_after_deletions(live: System) -> None:
     live.delete(["row-007", "row-021", "row-000"])
     live.refresh()
     assert faults(audited(live)) == []
+
+
+@pytest.mark.parametrize(
+    "rules", [{"weights": "length"}, {"weights": "length", "pool": "logarithmic"}, {"pool": "logarithmic"}]
+)
+def test_other_rules_of_ensembling_hold_as_chains_get_shorter(tmp_path: Path, rules: dict[str, str]) -> None:
+    with closing(make(tmp_path / "run", "s3t", AnalyticHead(), rules=rules)) as system:
+        system.fit(RECORDS)
+        lengths = set()
+        for gone in (["row-003"], ["row-007"], ["row-000", "row-021"]):
+            system.delete(gone)
+            assert faults(audited(system)) == []
+            lengths.add(tuple(len(chain.nodes) for chain in system.provenance().chains if chain.shard >= 0))
+        assert len({length for some in lengths for length in some} | {0}) > 1 and len(lengths) > 1
+        assert sum(chain.weight for chain in system.provenance().chains) == pytest.approx(1, abs=1e-12)
 
 
 def test_a_restart_holds_and_so_does_a_system_without_records(run: Path) -> None:

@@ -16,7 +16,7 @@ from verify.brief import make_brief, read_brief, write_brief
 from verify.lineage import as_served, check_lineage
 from verify.plans import ANALYTIC, Head, documented_plan, plan_faults
 from verify.plans import declared_plan as declared
-from verify.report import Finding
+from verify.report import Finding, Verdict
 from verify.residue import check_residue
 from verify.scan import check_scan
 from verify.state import HEAD, HEAD_NAME, node_name
@@ -259,10 +259,44 @@ def test_an_honest_account_holds(forge: Forged, facts: dict[str, Any], deleted: 
 
 def test_weights_of_head_and_chains(forge: Forged) -> None:
     state = forge(head=HEADED).read()[1]
-    assert (state.share, state.weight) == (0.25, 0.375)
+    assert (state.share, state.weights) == (0.25, {0: 0.375, 1: 0.375})
     bare = dataclasses.replace(state, head=None)
-    assert (bare.share, bare.weight) == (0.0, 0.5)
+    assert (bare.share, bare.weights) == (0.0, {0: 0.5, 1: 0.5})
     assert dataclasses.replace(state, chains=()).share == 1.0
+
+
+def test_weights_by_length(forge: Forged) -> None:
+    state = forge(head=HEADED).read()[1]
+    plan = dataclasses.replace(state.plan, weights="length")
+    whole = dataclasses.replace(state, plan=plan)
+    assert (whole.share, whole.weights) == (0.25, {0: 0.375, 1: 0.375})
+    first, second = state.chains
+    short = dataclasses.replace(first, nodes=first.nodes[:1])
+    cut = dataclasses.replace(whole, chains=(short, second))
+    total = plan.shards * plan.slices
+    assert cut.share == 1 - 0.75 * ((1 + len(second.nodes)) / total)
+    assert cut.weights == {0: (1 - cut.share) * (1 / (1 + len(second.nodes))), 1: (1 - cut.share) * (2 / 3)}
+    bare = dataclasses.replace(cut, head=None)
+    assert (bare.share, bare.weights) == (0.0, {0: 1 / 3, 1: 2 / 3})
+    one = dataclasses.replace(whole, chains=(second,))
+    assert one.share == 0.625 and one.weights == {1: 0.375}
+    assert dataclasses.replace(whole, chains=()).share == 1.0 and dataclasses.replace(whole, chains=()).weights == {}
+
+
+def test_weights_of_the_other_rule_are_not_accepted(forge: Forged) -> None:
+    run = forge(slices=2, budget=1)
+    state = run.read()[1]
+    run.delete(next(row.record.id for row in state.by_slot[0, 1]))
+    state = run.read()[1]
+    assert [len(chain.nodes) for chain in state.chains] == [1, 2]
+    said = run.provenance()
+    assert {f.verdict for f in check_lineage(said, run.read()[0], state)} == {Verdict.HOLDS}
+    by_length = dataclasses.replace(state, plan=dataclasses.replace(state.plan, weights="length"))
+    found = [(f.message, f.node) for f in check_lineage(said, run.read()[0], by_length)]
+    assert found == [
+        (f"its weight in the ensemble is 0.5; it must be {weight}: 2 shards are live, weights 'length'", node)
+        for weight, node in ((1 / 3, "shard 0"), (2 / 3, "shard 1"))
+    ]
     assert node_name(*HEAD) == HEAD_NAME
 
 
@@ -336,7 +370,7 @@ def test_a_head_that_cannot_serve(forge: Forged) -> None:
     found = lineage(run, said)
     assert (V, "no analytic head can serve, and 1 are said to", HEAD_NAME) in found
     weights = [message for _, message, _ in found if message.startswith("its weight")]
-    assert weights == ["its weight in the ensemble is 0.375; each of 2 live shards weighs the same"] * 2
+    assert weights == ["its weight in the ensemble is 0.375; it must be 0.5: 2 shards are live, weights 'equal'"] * 2
     alone = forge()
     node = run.provenance().chains[-1]
     more = dataclasses.replace(alone.provenance(), chains=(*alone.provenance().chains, node))
@@ -358,7 +392,9 @@ def test_a_chain_of_the_head_is_no_shards(forge: Forged) -> None:
     provenance = run.provenance()
     chain: ServedChain = dataclasses.replace(provenance.chains[0], weight=0.5)
     found = lineage(run, dataclasses.replace(provenance, chains=(chain, *provenance.chains[1:])))
-    assert found == [(V, "its weight in the ensemble is 0.5; each of 2 live shards weighs the same", "shard 0")]
+    assert found == [
+        (V, "its weight in the ensemble is 0.5; it must be 0.375: 2 shards are live, weights 'equal'", "shard 0")
+    ]
 
 
 def test_what_a_damaged_head_leaves(forge: Forged) -> None:

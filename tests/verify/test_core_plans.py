@@ -57,6 +57,8 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     (put("orders", value=[[0, 1], [0, 1]]), "1 distinct orders for budget=1"),
     (put("orders", value=[[0, 1], [1, 0]]), "2 distinct orders for budget=1"),
     (put("orders", value=[]), "0 distinct orders for budget=1"),
+    (put("weights", value="sizes"), "weights 'sizes' is unknown; known are equal, length"),
+    (put("pool", value=1), "pool 1 is unknown; known are linear, logarithmic"),
 ]
 
 

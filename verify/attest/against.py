@@ -101,11 +101,12 @@ def _configured(config: Mapping[str, Any], predicate: Mapping[str, Any]) -> Iter
         "shards": layout["shards"],
         "slices": layout["slices"],
         "ensemble": config["recipe"]["ensemble"],
+        "weights": config["plan"].get("weights", "equal"),
         "recipe": derive.digest(config["recipe"]).hex(),
         "seed": str(config["seed"]),
         "code": {"kernel": config["kernel"], "s3t": config["s3t"]},
     }
-    yield from (f"{name} is not that of run.json" for name, value in real.items() if told[name] != value)
+    yield from (f"{name} is not that of run.json" for name, value in real.items() if told.get(name, "equal") != value)
     if told["base"]["digest"] != config["model"]["digest"]:
         yield "the base model is not that of run.json"
 

@@ -154,8 +154,11 @@ def _served(predicate: Mapping[str, Any], names: Sequence[str]) -> list[str]:
             wrong.append(f"what serves for shard {shard} is not the chain that was chosen")
     if len(served) != len(predicate["served"]) or sorted(set(choices) - set(served)) != predicate["offline"]:
         wrong.append("live and offline shards do not add up")
-    if any(chain["weight"] != 1 / len(served) for chain in served.values()):
-        wrong.append("the ensemble weights are not equal")
+    lengths = {shard: len(chain["nodes"]) for shard, chain in served.items()}
+    if predicate["run"].get("weights", "equal") == "equal":
+        lengths = dict.fromkeys(lengths, 1)
+    if any(chain["weight"] != lengths[shard] / sum(lengths.values()) for shard, chain in served.items()):
+        wrong.append("the ensemble weights do not follow from what serves")
     nodes = [node["name"] for chain in predicate["served"] for node in chain["nodes"]]
     if {name.partition(":")[0] for name in names} - set(nodes) or len(set(nodes)) != len(nodes):
         wrong.append("a served tensor is of no served node")

@@ -93,7 +93,9 @@ def make_statement(evidence: Evidence, state: State, request: Entry, report: Rep
                 raise RefusedError(f"the served tensor {bad} holds NaN or infinity, so nothing is certified")
             subjects += [tensor.subject() for tensor in found]
         nodes = [_node(evidence, commitments, node) for node in chain.nodes]
-        served.append({"shard": chain.shard, "order": chain.order, "weight": 1 / len(state.chains), "nodes": nodes})
+        served.append(
+            {"shard": chain.shard, "order": chain.order, "weight": state.weights[chain.shard], "nodes": nodes}
+        )
     return {
         "_type": STATEMENT,
         "subject": subjects,
@@ -128,6 +130,7 @@ def _facts(evidence: Evidence) -> dict[str, Any]:
         "shards": run["plan"]["layout"]["shards"],
         "slices": run["plan"]["layout"]["slices"],
         "ensemble": run["recipe"]["ensemble"],
+        "weights": run["plan"].get("weights", "equal"),
         "base": {
             "name": Path(name).name if Path(name).is_absolute() else told.scrub(name),
             "digest": run["model"]["digest"],

@@ -128,7 +128,7 @@ class Reading(Serving):
     def __init__(self, run: Run, backbone: Backbone, *given: Any) -> None:
         super().__init__(run, backbone, *given)
         assert self._head is not None
-        self._head._reader = type(self).reader(run, backbone, self._head._head, run.config.seed)
+        self._head.reader = type(self).reader(run, backbone, self._head._head, run.config.seed)
 
 
 class RangeFromData(Planted):

@@ -26,7 +26,7 @@ from s3t.selection import Chain, chain
 from s3t.serving import Serving
 from s3t.training import Trained
 from verify.leaks.leak import CLEANROOM, LINEAGE, LOUD, NEVER, RESIDUE, SCAN, Leak, Planted, planted
-from verify.leaks.settings import with_blocks, with_three_orders
+from verify.leaks.settings import with_blocks, with_three_orders, with_weights_by_length
 
 
 class SharedHead(Serving):
@@ -97,6 +97,16 @@ class OldAccuracies(Serving):
                 torch.exp(-nn.functional.cross_entropy(logits, torch.tensor([r.label for r in records])))
             )
         return {shard: merits[shard] / sum(merits[s] for s in self.models) for shard in self.models}
+
+
+class OldLengths(Serving):
+    """Chains weigh by their length, as it was when each shard was first served."""
+
+    def shard_weights(self) -> dict[int, float]:
+        lengths: dict[int, int] = self.__dict__.setdefault("lengths", {})
+        for shard, (serves, _) in self.models.items():
+            lengths.setdefault(shard, len(serves.nodes))
+        return {shard: lengths[shard] / sum(lengths[s] for s in self.models) for shard in self.models}
 
 
 class OffByOne(Facts):
@@ -198,6 +208,10 @@ LEAKS = (
     ),
     Leak(21, "ensemble weights by old sizes", "selection", planted(OldSizes), (LINEAGE, CLEANROOM, NEVER, LOUD)),
     Leak(22, "ensemble weights by old accuracies", "selection", planted(OldAccuracies), (LINEAGE, CLEANROOM, NEVER, LOUD)),
+    Leak(
+        53, "weights by old lengths", "selection", planted(OldLengths), (LINEAGE, CLEANROOM, NEVER),
+        needs=with_weights_by_length, blind="E1c: a length depends on no content",
+    ),
     Leak(25, "checkpoint not erased", "erasure", KeptCheckpoints, (SCAN, RESIDUE), blind="E1: what serves is right"),
     Leak(26, "token cache left on disk", "erasure", planted(TokenCache), (SCAN, RESIDUE), blind="E1: what serves is right"),
     Leak(

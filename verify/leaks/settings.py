@@ -44,6 +44,7 @@ class Setting:
     layers: int
     mode: Mode = Mode()  # noqa: RUF009 - frozen
     head: AnalyticHead | None = None
+    weights: str = "equal"
 
     @property
     def label(self) -> str:
@@ -73,7 +74,9 @@ class Setting:
     def plan(self, layers: int) -> Plan:
         """Return the method's plan for a model of ``layers`` layers."""
         share = None if self.head is None or self.method == "analytic" else SHARE
-        return make_plan(self.method, self.layout, self.recipe, layers, head=self.head, share=share)
+        return make_plan(
+            self.method, self.layout, self.recipe, layers, head=self.head, share=share, weights=self.weights
+        )
 
 
 Need = Callable[[Setting], Setting]
@@ -134,6 +137,11 @@ def with_blocks(setting: Setting) -> Setting:
 def with_three_orders(setting: Setting) -> Setting:
     """After any deletion, two orders of the victim's shard must still have a chain."""
     return replace(setting, layout=Layout(setting.layout.shards, slices=3, budget=3), layers=3)
+
+
+def with_weights_by_length(setting: Setting) -> Setting:
+    """Chains weigh by their length, and after any deletion the victim's shard must still have one."""
+    return replace(with_three_orders(setting), weights="length")
 
 
 def with_blocks_in_three_orders(setting: Setting) -> Setting:
