@@ -39,7 +39,7 @@ MIXTURES = (
 )
 """Chains alone, and with a head."""
 SHOWN = (Mixture(0.0), Mixture(SHARE), Mixture(1.0))
-"""What the figure shows."""
+"""What the figure shows, and what rows tell point by point."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class Life:
 
 
 def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
-    """Yield the fields of a life's rows; those of the head alone only where ``head`` says so, for it is the same in all."""
+    """Yield the fields of a life's rows: one per mixture with its whole curve, and those of ``SHOWN`` point by point.
+
+    Those of the head alone only where ``head`` says so, for it is the same in all.
+    """
     for system, mixture in life.points[0].accuracy:
         if system == HEAD and not head:
             continue
@@ -88,29 +91,24 @@ def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
         extra = {**asdict(mixture), "kind": kind.name}
         budget = 1 if system == HEAD else kind.budget
         about: dict[str, Any] = {"method": system, "budget": budget, "kind": "measured", "n": 1}
+        mean, whole = area(curve, 0, curve[-1][0]), {**extra, "curve": [list(point) for point in curve]}
+        yield {"metric": AREA, "unit": "share", "value": mean, "deletions": curve[-1][0], "extra": whole, **about}
+        if mixture not in SHOWN:
+            continue
         for point, (deletions, value) in zip(life.points, curve, strict=True):
             told = {**extra, "live": 1.0 if system == HEAD else point.live}
             yield {"metric": ACCURACY, "unit": "share", "value": value, "deletions": deletions, "extra": told, **about}
-        mean = area(curve, 0, curve[-1][0])
-        yield {"metric": AREA, "unit": "share", "value": mean, "deletions": curve[-1][0], "extra": extra, **about}
-        if mixture in SHOWN:
-            share, sizes = mixture.share, {0.0: life.nodes, SHARE: life.nodes + life.features, 1.0: life.features}
-            work = {"record passes": life.cost.record_passes if share < 1 else 0}
-            work |= {"forward passes": life.cost.forward_passes if share else 0, "bytes stored": sizes[share]}
-            for metric, value in work.items():
-                yield {
-                    "metric": metric,
-                    "unit": "bytes" if metric == "bytes stored" else "records",
-                    "value": value,
-                    "extra": extra,
-                    **about,
-                }
+        share, sizes = mixture.share, {0.0: life.nodes, SHARE: life.nodes + life.features, 1.0: life.features}
+        work = {"record passes": life.cost.record_passes if share < 1 else 0}
+        work |= {"forward passes": life.cost.forward_passes if share else 0, "bytes stored": sizes[share]}
+        for metric, value in work.items():
+            unit = "bytes" if metric == "bytes stored" else "records"
+            yield {"metric": metric, "unit": unit, "value": value, "extra": extra, **about}
 
 
 def paint(rows: pd.DataFrame) -> Figure:
     """Accuracy as half of the records go, a panel for each data set; mean over seeds."""
-    told = rows[(rows["status"] == "ok") & (rows["metric"] == ACCURACY)]
-    told = told[told["extra"].map(lambda extra: extra["share"] in (0.0, SHARE, 1.0))]
+    told = rows[(rows["status"] == "ok") & (rows["metric"] == ACCURACY) & (rows["budget"] == 1)]
     sets = sorted(told["data"].unique())
     seeds = told["seed"].nunique()
     figure = page(
