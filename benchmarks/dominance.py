@@ -46,8 +46,6 @@ def curves(rows: pd.DataFrame, data: str) -> dict[System, dict[int, list[tuple[i
         (rows["question"] == "floors") & (rows["status"] == "ok") & (rows["metric"] == AREA) & (rows["data"] == data)
     ]
     for method, budget, seed, extra in zip(told["method"], told["budget"], told["seed"], told["extra"], strict=True):
-        if "curve" not in extra:
-            continue  # rows of before curves were kept
         system = (str(method), int(budget), float(extra["share"]), str(extra["weights"]), str(extra["pool"]))
         mine = found.setdefault(system, {})
         if int(seed) in mine:

@@ -13,7 +13,7 @@ import pytest
 from baselines.methods import make_plan
 from benchmarks.dominance import Gap, curves, gaps, main, name, opponent, table, verdicts
 from benchmarks.floored import Played, judged, keep, kept
-from benchmarks.floors import ACCURACY, AREA, HEAD, MIXTURES, SHOWN, Kind, Life, Mixture, Served, kinds, rows_of
+from benchmarks.floors import AREA, HEAD, MIXTURES, SHOWN, Kind, Life, Mixture, Served, kinds, rows_of
 from benchmarks.rows import Row, RowSet, header, read, write
 from s3t.analytic.head import AnalyticHead
 from s3t.contract import Cost
@@ -75,13 +75,11 @@ def test_rows_of_a_life() -> None:
     areas = [row for row in rows if row["metric"] == AREA]
     assert len(areas) == len(MIXTURES) + 1
     assert all([point[0] for point in row["extra"]["curve"]] == [0, 3, 5] for row in areas)
-    told = {(row["method"], row["extra"]["share"]) for row in rows if row["metric"] == ACCURACY}
+    assert {tuple(row["extra"].get("live", ())) for row in areas} == {(), (1.0, 1.0, 0.0)}
+    others = [row for row in rows if row["metric"] != AREA]
+    told = {(row["method"], row["extra"]["share"]) for row in others}
     assert told == {("s3t", 0.0), ("s3t+floor", 0.5), (HEAD, 1.0)} and len(SHOWN) == 3
-    costs = {
-        (row["method"], row["metric"]): (row["value"], row["unit"])
-        for row in rows
-        if row["metric"] not in (ACCURACY, AREA)
-    }
+    costs = {(row["method"], row["metric"]): (row["value"], row["unit"]) for row in others}
     assert costs["s3t", "bytes stored"] == (100, "bytes") and costs["s3t+floor", "bytes stored"] == (140, "bytes")
     assert costs[HEAD, "bytes stored"] == (40, "bytes") and costs[HEAD, "record passes"] == (0, "records")
     assert costs["s3t", "forward passes"] == (0, "records") and costs["s3t+floor", "forward passes"] == (3, "records")
