@@ -221,8 +221,8 @@ def read_best(path: Path, method: str) -> Recipe:
     return Recipe.from_json(chosen[method])
 
 
-def read_head(path: Path, backbone: Backbone) -> AnalyticHead:
-    """Return the analytic head that was chosen for features of ``backbone``.
+def read_head(path: Path, model: str, digest: str) -> AnalyticHead:
+    """Return the analytic head that was chosen for features of the base model of this name and ``digest``.
 
     RecipeError if the file cannot be read, has none, or has one for another model.
     """
@@ -232,13 +232,13 @@ def read_head(path: Path, backbone: Backbone) -> AnalyticHead:
             f"{path} has no analytic head, only {', '.join(told['best'])}; give a file of `s3t tune --method analytic`"
         )
     try:
-        model, chosen = dict(told["model"]), dict(told["head"]["chosen"])
-        name, digest = model["name"], model["digest"]
+        about, chosen = dict(told["model"]), dict(told["head"]["chosen"])
+        name, found = about["name"], about["digest"]
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"{path} cannot be read as a file of `s3t tune` ({error!r}); give one") from error
-    if digest != backbone.digest:
+    if found != digest:
         raise RecipeError(
-            f"{path} has an analytic head for features of {name!r}, not of this {backbone.name!r}; tune one on that model"
+            f"{path} has an analytic head for features of {name!r}, not of {model!r} as it is here; tune one on that"
         )
     return AnalyticHead.from_json(chosen)
 

@@ -117,7 +117,7 @@ def choose_head(given: list[str] | None, tuned: Path | None, backbone: Backbone)
         raise RecipeError(f"the head is to be that of {' and that of '.join(map(str, files))}; give one file")
     if not given and not files:
         return None
-    raw = read_head(files[0], backbone).to_json() if files else {}
+    raw = read_head(files[0], backbone.name, backbone.digest).to_json() if files else {}
     raw |= head_fields([word for word in given or [] if not word.startswith("@")])
     return AnalyticHead.from_json(raw)
 
