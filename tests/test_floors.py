@@ -153,6 +153,7 @@ def test_the_share_is_chosen_beside_chains_of_validation_alone(tiny: Backbone, t
             with tuning.fitted(
                 case, METHODS["s3t"](LAYOUT, recipe, tiny.layers).with_head(beside, share), recipe, seed
             ) as it:
+                assert it.ids() == sorted(record.id for record in trained)
                 answers = it.predict([record.inputs for record in judged]).argmax(axis=1)
             reached.append(sum(a == r.label for a, r in zip(answers, judged, strict=True)) / len(judged))
         assert wanted == pytest.approx(sum(reached) / 2)
