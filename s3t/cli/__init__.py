@@ -198,7 +198,8 @@ def train(
     from s3t.system import System
 
     backbone = load(model_name(model, dataset.classes))
-    plan = make_plan(method, layout, chosen, backbone.layers, rule, design, choose_head(head), floor, weights, pool)
+    beside = choose_head(head, tuned if method == "analytic" else None, backbone)
+    plan = make_plan(method, layout, chosen, backbone.layers, rule, design, beside, floor, weights, pool)
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,

@@ -49,7 +49,8 @@ Pool = Annotated[
     str, typer.Option(metavar="RULE", help="Chains and an analytic head: linear (mean), or logarithmic (product).")
 ]
 Head = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=VALUE", help="A field of the analytic head (docs/ANALYTIC.md).")
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE|@FILE", help="A field of the analytic head (docs/ANALYTIC.md); @FILE: as tuned."),
 ]
 Limit = Annotated[
     str | None,
