@@ -419,6 +419,7 @@ def test_a_map_that_is_not_finite_is_not_certified(once: Certified, monkeypatch:
         once.certify()
 
 
+@pytest.mark.slow
 def test_the_commands(once: Certified, tmp_path: Path) -> None:
     out, keys = tmp_path / "c.json", tmp_path / "keys"
     code, told = s3t("certify", once.run, "--request", "r000001", "--out", out, "--keys", keys)
