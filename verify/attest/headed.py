@@ -245,8 +245,8 @@ def _tensors(
         return undecided(name, f"the {HEAD_NAME} {message}")
     try:
         found = solved(evidence, rows, here["threads"])
-    except AttestError as error:
-        return undecided(name, str(error))
+    except (AttestError, RuntimeError) as error:  # damaged features; features that have no solution, too little memory
+        return undecided(name, f"the {HEAD_NAME} cannot be solved anew: {error}")
     real = {tensor.name: tensor.subject() for tensor in found}
     signed = {s["name"]: s for s in statement["subject"] if s["name"].partition(":")[0] == HEAD_NAME}
     if real != signed:

@@ -132,6 +132,23 @@ def test_chains_without_a_head_say_nothing_of_one(certified_once: Certified) -> 
     assert FILE not in told["stores"] and "analytic" not in told["selection"]["rule"]
 
 
+def test_a_certificate_from_before_weights_and_heads_still_holds(certified_once: Certified) -> None:
+    statement = certified_once.statement
+    del statement["predicate"]["run"]["weights"]
+    for run in (True, False):
+        assert certified_once.check(certified_once.sign(statement), run=run).verdict is Verdict.HOLDS
+
+
+def test_features_without_a_solution_are_undecided(once: Certified, monkeypatch: pytest.MonkeyPatch) -> None:
+    def singular(at: Any, head: Any) -> Any:
+        import torch
+
+        return {"weights": torch.linalg.cholesky(torch.zeros(2, 2))}
+
+    monkeypatch.setattr(headed, "solve", singular)
+    says(once, Verdict.UNDECIDED, "cannot be solved anew")
+
+
 def rests_on_trust(statement: Any, at: Path_) -> bool:
     """Everything but the declared head, what is said of it as it serves, its environments and tensors, and all weights."""
     if at[0] == "subject":
@@ -230,6 +247,12 @@ def test_a_tensor_that_is_left_out_is_missed(once: Certified) -> None:
     statement = once.statement
     statement["subject"].pop()
     assert once.check(once.sign(statement), run=False).verdict is Verdict.VIOLATED
+
+
+def test_an_environment_is_the_one_that_is_named(once: Certified) -> None:
+    node = once.statement["predicate"]["served"][-1]["nodes"][0]
+    raw = changed_at(once, "predicate", "environments", node["solved"], "torch", to="0")
+    says(once, Verdict.VIOLATED, "an environment of the analytic head is not the one that it names", raw)
 
 
 def test_an_impossible_number_of_threads_is_not_tried(once: Certified) -> None:
