@@ -2,6 +2,9 @@
 
 Findings are of level A. VIOLATED: signature, form, proof or run contradict the certificate. UNDECIDED: the signer is
 unknown, the run cannot be read or has moved on, or the certificate itself states UNDECIDED.
+
+An analytic head's tensors are the exception: against a run they are solved anew (:mod:`verify.attest.headed`), which takes
+torch and the run's records; without either, that one finding is UNDECIDED.
 """
 
 from __future__ import annotations
