@@ -109,6 +109,11 @@ class Evidence:
         return tuple(sorted((r.record for r in self.rows if r.split == name), key=lambda r: r.id))
 
 
+def features_made(entries: Sequence[Entry]) -> Mapping[str, Any] | None:
+    """Return the environment in which the features of the retained records were made, None if the ledger does not say so."""
+    return next((entry.body.get("environment", {}) for entry in reversed(entries) if entry.kind == "head"), None)
+
+
 def read_evidence(folder: Path | str) -> Evidence:
     """Read the run in ``folder``. Raises RunError if it is no run folder of this format."""
     folder = Path(folder)
@@ -119,8 +124,7 @@ def read_evidence(folder: Path | str) -> Evidence:
     rows, spans, loose = _read_records(folder, entries, problems)
     leaves = read_leaves(folder / "commitments", entries[0].body.get("rows") if entries else None, problems)
     places = [(span.tag, span.commitment) for span in spans if span.split == "train"]
-    made = next((entry.body.get("environment", {}) for entry in reversed(entries) if entry.kind == "head"), None)
-    features = read_features(folder, run, places, made, problems) if spans else ()
+    features = read_features(folder, run, places, features_made(entries), problems) if spans else ()
     return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems), leaves, spans, loose, features)
 
 

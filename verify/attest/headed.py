@@ -23,7 +23,7 @@ from verify.attest.check import head_of, holds, undecided, violated
 from verify.attest.envelope import canonical
 from verify.attest.tensors import Stored
 from verify.binary import CHECK, FILE, HEADER, row_check
-from verify.evidence import Evidence, Row, read_evidence
+from verify.evidence import Evidence, Row, features_made, read_evidence
 from verify.machine import on_threads, processor
 from verify.plans import declared_plan
 from verify.report import Finding, Report
@@ -153,7 +153,7 @@ def _solved(head: Head, at: Any, threads: int) -> list[Stored]:
 
 def _features(evidence: Evidence, tags: Collection[str], size: int) -> Iterator[tuple[str, NDArray[np.int16]]]:
     """Yield (tag, features) of the records ``tags``, one row of the file in memory at a time."""
-    stride = 2 * size + CHECK
+    stride, made = 2 * size + CHECK, features_made(evidence.entries)
     with (evidence.folder / FILE).open("rb") as file:
         file.seek(HEADER)
         for span in (span for span in evidence.spans if span.split == "train"):
@@ -161,7 +161,7 @@ def _features(evidence: Evidence, tags: Collection[str], size: int) -> Iterator[
             if span.tag not in tags:
                 continue
             features, check = raw[:-CHECK], raw[-CHECK:]
-            if row_check(str(span.commitment), features) != check:
+            if row_check(str(span.commitment), made, features) != check:
                 raise AttestError(
                     f"features of a retained record are missing from {FILE} or do not match their check; `s3t refresh` makes "
                     "them anew"

@@ -24,7 +24,7 @@ from verify.attest.check import _weights as weights_of
 from verify.audit import audit
 from verify.binary import CHECK, FILE, HEADER, row_check
 from verify.combining import among
-from verify.evidence import read_evidence
+from verify.evidence import features_made, read_evidence
 from verify.report import Finding, Report, Verdict
 from verify.state import HEAD, HEAD_NAME, derive_state
 
@@ -319,7 +319,8 @@ def rewrite(run: Path, change: Callable[[np.ndarray], None], *, checked: bool) -
     change(features)
     raw[start : start + stride - CHECK] = features.tobytes()
     if checked:
-        raw[start + stride - CHECK : start + stride] = row_check(str(spans[place].commitment), features.tobytes())
+        made = features_made(evidence.entries)
+        raw[start + stride - CHECK : start + stride] = row_check(str(spans[place].commitment), made, features.tobytes())
     (run / FILE).write_bytes(bytes(raw))
 
 
