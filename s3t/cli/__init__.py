@@ -47,6 +47,7 @@ from s3t.cli.options import (
     Number,
     Pool,
     Run,
+    ShareRank,
     Stacked,
     Test,
     TextColumn,
@@ -134,6 +135,7 @@ def train(
     block_layers: BlockLayers = None,
     bottom_up: BottomUp = False,
     stacked: Stacked = False,
+    share_rank: ShareRank = False,
     last_slice_only: LastSlice = False,
     fresh_head: FreshHead = False,
     floor: Floor = None,
@@ -180,25 +182,25 @@ def train(
     resources = Resources(cache_gb, workers, executor, threads, address, gpus, exchange)
     layout = choose_layout(method, {"shards": shards, "slices": slices, "budget": budget})
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
-    chosen = choose_recipe(
-        {**fields, "max_length": max_length}, recipe or [], None if tuned is None else (tuned, method)
-    )
+    fields |= {"max_length": max_length}
+    chosen = choose_recipe(fields, recipe or [], None if tuned is None else (tuned, method))
     rule = choose_rule(method, orders, prior, horizon, seed)
     shape = {"bottom_up": bottom_up, "cumulative": not last_slice_only, "fresh_head": fresh_head, "stacked": stacked}
     design = choose_design(block_layers, **shape)
     columns = {"text": text, "answer": answer, "image": image, "choices": choices, "label": label, "id": id_}
-    columns |= {"group": group_by}
-    columns |= {"validation": validation, "test": test, "number": number}
+    columns |= {"group": group_by, "validation": validation, "test": test, "number": number}
     dataset = read_dataset(data, columns, classes, limit)
 
     from baselines.methods import make_plan
     from s3t.backbone import load
     from s3t.describing import check_slots
     from s3t.partition import KEY_BYTES
+    from s3t.plan import shared_rank
     from s3t.system import System
 
     backbone = load(model_name(model, dataset.classes))
     plan = make_plan(method, layout, chosen, backbone.layers, rule, design, choose_head(head), floor, weights, pool)
+    chosen = shared_rank(chosen, plan, backbone.layers) if share_rank else chosen
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,

@@ -35,6 +35,9 @@ BottomUp = Annotated[bool, typer.Option("--bottom-up", help="S3T: the first bloc
 Stacked = Annotated[
     bool, typer.Option("--stacked", help="S3T: every block is on all layers, beside the frozen ones before it.")
 ]
+ShareRank = Annotated[
+    bool, typer.Option("--share-rank", help="Divide the rank: a chain stores as much as the paper's blocks at --rank.")
+]
 LastSlice = Annotated[
     bool, typer.Option("--last-slice-only", help="S3T: a stage reads its last slice alone, not all up to it.")
 ]
