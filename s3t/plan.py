@@ -217,5 +217,5 @@ def shared_rank(recipe: Recipe, plan: Plan, layers: int) -> Recipe:
             "it out, or lay the blocks otherwise, for example stacked"
         )
     rank = max(1, round(recipe.rank * paper / stored))
-    alpha = recipe.alpha * ((rank / recipe.rank) ** 0.5 if recipe.rslora else rank / recipe.rank)
-    return replace(recipe, rank=rank, alpha=alpha)
+    whole = recipe.alpha * rank / recipe.rank
+    return replace(recipe, rank=rank, alpha=whole if not recipe.rslora else recipe.alpha * (rank / recipe.rank) ** 0.5)

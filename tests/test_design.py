@@ -107,7 +107,7 @@ def test_a_shared_rank_makes_a_chain_store_as_much_as_the_papers(
     layout = Layout(2, slices, 1)
     plan = make_plan(method, layout, recipe, layers, design=design)
     found = shared_rank(recipe, plan, layers)
-    assert found == dataclasses.replace(recipe, rank=expected, alpha=24.0 * (expected / rank))
+    assert found == dataclasses.replace(recipe, rank=expected, alpha=24.0 * expected / rank)
     kept = dataclasses.replace(recipe, rslora=True)
     assert shared_rank(kept, plan, layers).alpha / expected**0.5 == pytest.approx(24.0 / rank**0.5)
     stored = sum(len(stage.layers) for stage in plan.stages)

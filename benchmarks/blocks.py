@@ -1,0 +1,163 @@
+"""Layouts of the blocks at the same rank, at equal storage and at equal work: what is trained, and the figure of it.
+
+Work is layer passes as the reference engine counts them (:class:`s3t.contract.Cost`), whichever engine trained, so that what is
+equal is equal for all; the fast engine spares a part of them, most where the first blocks lie high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from baselines.methods import make_plan
+from benchmarks.painters import PLOT, page
+from benchmarks.summary import extra
+from s3t.design import Design
+from s3t.plan import Plan, shared_rank
+from s3t.planner.work import upfront
+from s3t.records import Layout, Recipe
+
+PAPER = "top-down (the paper)"
+LAYOUTS: dict[str, tuple[str, Design | None]] = {
+    PAPER: ("s3t", None),
+    "bottom-up": ("s3t", Design(bottom_up=True)),
+    "stacked": ("s3t", Design(stacked=True)),
+    "sequential": ("sequential", None),
+}
+"""Method and design of every layout, the paper's first."""
+ACCURACY, CUT = "test accuracy", "test accuracy, mean over chain lengths"
+STORED, WORK, DELETION = "bytes of adapters", "layer passes up front", "layer passes per deletion"
+CAPACITY = "requests to dead system"
+MARKERS = {
+    STORED: ("bytes of adapters", "s", "#9467bd", -0.2),
+    WORK: ("passes up front", "o", "#1967d2", 0.0),
+    DELETION: ("passes per deletion", "^", "#e8710a", 0.2),
+}
+"""Words, marker, colour and place of what a layout costs."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: a layout of the blocks by its ``name``, a method with a ``design`` if it is S3T's, and its recipe."""
+
+    name: str
+    method: str
+    design: Design | None
+    recipe: Recipe
+
+    def plan(self, layout: Layout, layers: int) -> Plan:
+        """Return the plan for a model of so many ``layers``."""
+        return make_plan(self.method, layout, self.recipe, layers, design=self.design)
+
+
+def cases(recipe_of: Callable[[str], Recipe], layout: Layout, layers: int) -> list[Case]:
+    """Return every layout with its method's own recipe, and where it differs from the paper's in that, two more of it.
+
+    At equal storage: with the rank that :func:`s3t.plan.shared_rank` gives. At equal work: with the epochs that take as many
+    layer passes as the paper's blocks (:func:`s3t.planner.work.upfront`, slices of equal size).
+    """
+    found: list[Case] = []
+    for name, (method, design) in LAYOUTS.items():
+        case = Case(name, method, design, recipe_of(method))
+        found.append(case)
+        paper, plan = found[0].plan(layout, layers), case.plan(layout, layers)
+        if _stored(plan) != _stored(paper):
+            equal = shared_rank(case.recipe, plan, layers)
+            found.append(replace(case, name=f"{name}, equal storage", recipe=equal))
+        if (work := _work(plan, layers)) != _work(paper, layers):
+            epochs = case.recipe.epochs * _work(paper, layers) / work
+            found.append(replace(case, name=f"{name}, equal work", recipe=replace(case.recipe, epochs=epochs)))
+    return found
+
+
+def _stored(plan: Plan) -> int:
+    return sum(len(stage.layers) for stage in plan.stages)
+
+
+def _work(plan: Plan, layers: int) -> float:
+    return upfront(plan, plan.layout.shards * plan.layout.slices, layers).layer_passes
+
+
+def paint(rows: pd.DataFrame) -> Figure:
+    """Accuracy by length of chain, and what each layout costs over the paper's; mean over seeds, on one data set and model."""
+    found = extra(rows[rows["status"] == "ok"], "variant")
+    one = found[found["metric"] == ACCURACY].iloc[0]
+    found = found[(found["data"] == one["data"]) & (found["model"] == one["model"])]
+    names, budgets = list(dict.fromkeys(found["variant"])), sorted({int(budget) for budget in found["budget"]})
+    bears = found[found["metric"] == CAPACITY].groupby("budget")["value"].first()
+    told = " and ".join(f"{value:.1f} with {_orders(int(str(budget)))}" for budget, value in bears.items())
+    seeds = found["seed"].nunique()
+    figure = page(
+        "Layouts of the blocks, at equal storage and at equal work",
+        f"{one['data']}, {one['model']}, {one['shards']} shards x {one['slices']} slices · mean over {seeds} "
+        f"seed{'s' * (seeds != 1)}; a deletion's work is a refresh after it",
+    )
+    figure.text(
+        0.03, 0.852, f"Every layout bears the same uniform requests until it is dead: {told}", size=12, color="#555555"
+    )
+    left = figure.add_axes((0.215, PLOT[1], 0.27, PLOT[3]), xlabel="Test accuracy by length of chain")
+    right = figure.add_axes(
+        (0.505, PLOT[1], 0.27, PLOT[3]), xlabel="Times the paper's blocks with 1 order", xscale="log"
+    )
+    for budget in budgets:
+        some = found[found["budget"] == budget]
+        _accuracy(left, some, names, filled=budget == budgets[0])
+        _costs(right, some, found[found["budget"] == budgets[0]], names, filled=budget == budgets[0])
+    left.set_yticks(range(len(names)), names)
+    right.set_yticks(range(len(names)), [""] * len(names))
+    for axes in (left, right):
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+    left.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    right.axvline(1.0, color="#888888", lw=1.2)
+    ticks = [0.5, 1, *range(int(one["slices"]), int(one["slices"]) ** 2 + 1, int(one["slices"]))]
+    right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    right.set_xticks([], minor=True)
+    figure.legend(handles=_legend(int(one["slices"]), budgets), loc="upper left", bbox_to_anchor=(0.785, 0.82))
+    return figure
+
+
+def _orders(count: int) -> str:
+    return f"{count} order{'s' * (count != 1)}"
+
+
+def _shade(length: int, slices: int) -> str:
+    return str(round(0.75 * (1 - length / slices), 3))
+
+
+def _accuracy(axes: Axes, rows: pd.DataFrame, names: list[str], *, filled: bool) -> None:
+    told = rows[rows["metric"] == ACCURACY]
+    for place, name in enumerate(names):
+        curves = [entry["by_length"] for entry in told[told["variant"] == name]["extra"]]
+        for at, values in enumerate(zip(*curves, strict=True)):
+            shade = _shade(at + 1, len(curves[0]))
+            face = shade if filled else "none"
+            y = place - 0.12 if filled else place + 0.12
+            axes.plot(sum(values) / len(values), y, "o", ms=7, color=shade, mfc=face, mew=1.5)
+
+
+def _costs(axes: Axes, rows: pd.DataFrame, base: pd.DataFrame, names: list[str], *, filled: bool) -> None:
+    for metric, (_, marker, colour, shift) in MARKERS.items():
+        means = rows[rows["metric"] == metric].groupby("variant")["value"].mean()
+        paper = base[(base["metric"] == metric) & (base["variant"] == PAPER)]["value"].mean()
+        for place, name in enumerate(names):
+            if name in means.index:
+                face = colour if filled else "none"
+                axes.plot(means[name] / paper, place + shift, marker, ms=7, color=colour, mfc=face, mew=1.5)
+
+
+def _legend(slices: int, budgets: list[int]) -> list[Line2D]:
+    def dot(words: str, marker: str, colour: str, face: str) -> Line2D:
+        return Line2D([], [], ls="", marker=marker, color=colour, mfc=face, mew=1.5, label=words)
+
+    lengths = range(1, slices + 1)
+    found = [dot(f"{k} of {slices} blocks", "o", _shade(k, slices), _shade(k, slices)) for k in lengths]
+    found += [dot(words, marker, colour, colour) for words, marker, colour, _ in MARKERS.values()]
+    found += [dot(_orders(budgets[0]), "o", "#555555", "#555555")]
+    return found + [dot(_orders(budget), "o", "#555555", "none") for budget in budgets[1:]]
