@@ -31,6 +31,8 @@ LAYOUTS: dict[str, tuple[str, Design | None]] = {
     "sequential": ("sequential", None),
 }
 """Method and design of every layout, the paper's first."""
+STORAGE, EFFORT = ", equal storage", ", equal work"
+"""End the name of a layout that was made equal to the paper's in that."""
 ACCURACY, CUT = "test accuracy", "test accuracy, mean over chain lengths"
 STORED, WORK, DELETION = "bytes of adapters", "layer passes up front", "layer passes per deletion"
 CAPACITY = "requests to dead system"
@@ -69,11 +71,17 @@ def cases(recipe_of: Callable[[str], Recipe], layout: Layout, layers: int) -> li
         paper, plan = found[0].plan(layout, layers), case.plan(layout, layers)
         if _stored(plan) != _stored(paper):
             equal = shared_rank(case.recipe, plan, layers)
-            found.append(replace(case, name=f"{name}, equal storage", recipe=equal))
+            found.append(replace(case, name=name + STORAGE, recipe=equal))
         if (work := _work(plan, layers)) != _work(paper, layers):
             epochs = case.recipe.epochs * _work(paper, layers) / work
-            found.append(replace(case, name=f"{name}, equal work", recipe=replace(case.recipe, epochs=epochs)))
+            found.append(replace(case, name=name + EFFORT, recipe=replace(case.recipe, epochs=epochs)))
     return found
+
+
+def order_of(name: str) -> tuple[int, int]:
+    """Return where the case of that name stands among all cases."""
+    bare = name.removesuffix(STORAGE).removesuffix(EFFORT)
+    return list(LAYOUTS).index(bare), ("", STORAGE, EFFORT).index(name[len(bare) :])
 
 
 def _stored(plan: Plan) -> int:
@@ -89,14 +97,14 @@ def paint(rows: pd.DataFrame) -> Figure:
     found = extra(rows[rows["status"] == "ok"], "variant")
     one = found[found["metric"] == ACCURACY].iloc[0]
     found = found[(found["data"] == one["data"]) & (found["model"] == one["model"])]
-    names, budgets = list(dict.fromkeys(found["variant"])), sorted({int(budget) for budget in found["budget"]})
+    names, budgets = sorted(set(found["variant"]), key=order_of), sorted({int(budget) for budget in found["budget"]})
     bears = found[found["metric"] == CAPACITY].groupby("budget")["value"].first()
     told = " and ".join(f"{value:.1f} with {_orders(int(str(budget)))}" for budget, value in bears.items())
     seeds = found["seed"].nunique()
     figure = page(
         "Layouts of the blocks, at equal storage and at equal work",
         f"{one['data']}, {one['model']}, {one['shards']} shards x {one['slices']} slices · mean over {seeds} "
-        f"seed{'s' * (seeds != 1)}; a deletion's work is a refresh after it",
+        f"seed{'s' * (seeds != 1)}, work in layer passes, a deletion's that of a refresh after it",
     )
     figure.text(
         0.03, 0.852, f"Every layout bears the same uniform requests until it is dead: {told}", size=12, color="#555555"
