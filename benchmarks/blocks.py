@@ -1,13 +1,6 @@
-"""Layouts of the blocks at the same rank, at equal storage and at equal work: what is trained, and the figure of it.
-
-Work is layer passes as the reference engine counts them (:class:`s3t.contract.Cost`), whichever engine trained, so that what is
-equal is equal for all; the fast engine spares a part of them, most where the first blocks lie high.
-"""
+"""Layouts of the blocks at the same rank, at equal storage and at equal work: their names, and the figure of what came out."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,13 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from baselines.methods import make_plan
 from benchmarks.painters import PLOT, page
 from benchmarks.summary import extra
 from s3t.design import Design
-from s3t.plan import Plan, shared_rank
-from s3t.planner.work import upfront
-from s3t.records import Layout, Recipe
 
 PAPER = "top-down (the paper)"
 LAYOUTS: dict[str, tuple[str, Design | None]] = {
@@ -44,52 +33,10 @@ MARKERS = {
 """Words, marker, colour and place of what a layout costs."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is trained: a layout of the blocks by its ``name``, a method with a ``design`` if it is S3T's, and its recipe."""
-
-    name: str
-    method: str
-    design: Design | None
-    recipe: Recipe
-
-    def plan(self, layout: Layout, layers: int) -> Plan:
-        """Return the plan for a model of so many ``layers``."""
-        return make_plan(self.method, layout, self.recipe, layers, design=self.design)
-
-
-def cases(recipe_of: Callable[[str], Recipe], layout: Layout, layers: int) -> list[Case]:
-    """Return every layout with its method's own recipe, and where it differs from the paper's in that, two more of it.
-
-    At equal storage: with the rank that :func:`s3t.plan.shared_rank` gives. At equal work: with the epochs that take as many
-    layer passes as the paper's blocks (:func:`s3t.planner.work.upfront`, slices of equal size).
-    """
-    found: list[Case] = []
-    for name, (method, design) in LAYOUTS.items():
-        case = Case(name, method, design, recipe_of(method))
-        found.append(case)
-        paper, plan = found[0].plan(layout, layers), case.plan(layout, layers)
-        if _stored(plan) != _stored(paper):
-            equal = shared_rank(case.recipe, plan, layers)
-            found.append(replace(case, name=name + STORAGE, recipe=equal))
-        if (work := _work(plan, layers)) != _work(paper, layers):
-            epochs = case.recipe.epochs * _work(paper, layers) / work
-            found.append(replace(case, name=name + EFFORT, recipe=replace(case.recipe, epochs=epochs)))
-    return found
-
-
 def order_of(name: str) -> tuple[int, int]:
     """Return where the case of that name stands among all cases."""
     bare = name.removesuffix(STORAGE).removesuffix(EFFORT)
     return list(LAYOUTS).index(bare), ("", STORAGE, EFFORT).index(name[len(bare) :])
-
-
-def _stored(plan: Plan) -> int:
-    return sum(len(stage.layers) for stage in plan.stages)
-
-
-def _work(plan: Plan, layers: int) -> float:
-    return upfront(plan, plan.layout.shards * plan.layout.slices, layers).layer_passes
 
 
 def paint(rows: pd.DataFrame) -> Figure:

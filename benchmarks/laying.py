@@ -1,20 +1,63 @@
-"""What a layout of the blocks gives and costs: trained with one order, then grown to more, and counted node by node."""
+"""Layouts of the blocks, as they are trained: what makes them equal to the paper's, and what each of them gives and costs.
+
+Work is layer passes as the reference engine counts them (:class:`s3t.contract.Cost`), whichever engine trained, so that what is
+equal is equal for all; the fast engine spares a part of them, most where the first blocks lie high.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.blocks import Case
+from baselines.methods import make_plan
+from benchmarks.blocks import EFFORT, LAYOUTS, STORAGE
 from benchmarks.design import by_length
 from benchmarks.workbench import Workbench, describe
 from s3t import runs
+from s3t.design import Design
 from s3t.graph import Node
+from s3t.plan import Plan, shared_rank
+from s3t.planner.work import upfront
+from s3t.records import Layout, Recipe
 from s3t.store import ADAPTER
 from s3t.system import System
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: a layout of the blocks by its ``name``, a method with a ``design`` if it is S3T's, and its recipe."""
+
+    name: str
+    method: str
+    design: Design | None
+    recipe: Recipe
+
+    def plan(self, layout: Layout, layers: int) -> Plan:
+        """Return the plan for a model of so many ``layers``."""
+        return make_plan(self.method, layout, self.recipe, layers, design=self.design)
+
+
+def cases(recipe_of: Callable[[str], Recipe], layout: Layout, layers: int) -> list[Case]:
+    """Return every layout with its method's own recipe, and where it differs from the paper's in that, two more of it.
+
+    At equal storage: with the rank that :func:`s3t.plan.shared_rank` gives. At equal work: with the epochs that take as many
+    layer passes as the paper's blocks (:func:`s3t.planner.work.upfront`, slices of equal size).
+    """
+    found: list[Case] = []
+    for name, (method, design) in LAYOUTS.items():
+        case = Case(name, method, design, recipe_of(method))
+        found.append(case)
+        paper, plan = found[0].plan(layout, layers), case.plan(layout, layers)
+        if _stored(plan) != _stored(paper):
+            equal = shared_rank(case.recipe, plan, layers)
+            found.append(replace(case, name=name + STORAGE, recipe=equal))
+        if (work := _work(plan, layers)) != _work(paper, layers):
+            epochs = case.recipe.epochs * _work(paper, layers) / work
+            found.append(replace(case, name=name + EFFORT, recipe=replace(case.recipe, epochs=epochs)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -75,3 +118,11 @@ def lay(bench: Workbench, folder: Path, case: Case, budgets: Sequence[int], data
         mean = tuple(sum(values) / budget for values in zip(*curves, strict=True))
         found[budget] = Laid(mean, count(folder, bench.backbone.layers), spent)
     return found
+
+
+def _stored(plan: Plan) -> int:
+    return sum(len(stage.layers) for stage in plan.stages)
+
+
+def _work(plan: Plan, layers: int) -> float:
+    return upfront(plan, plan.layout.shards * plan.layout.slices, layers).layer_passes

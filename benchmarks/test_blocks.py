@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.blocks import ACCURACY, CAPACITY, CUT, DELETION, STORED, WORK, cases
-from benchmarks.laying import Laid, lay
+from benchmarks.blocks import ACCURACY, CAPACITY, CUT, DELETION, STORED, WORK
+from benchmarks.laying import Laid, cases, lay
 from benchmarks.profiles import PROFILES
 from benchmarks.workbench import Workbench
 from s3t.capacity import deletion_rate

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from baselines.methods import make_plan
-from benchmarks.blocks import LAYOUTS, PAPER, cases, order_of
+from benchmarks.blocks import LAYOUTS, PAPER, order_of
 from benchmarks.design import DEFAULT, Variant, by_length, measure
-from benchmarks.laying import count, lay
+from benchmarks.laying import cases, count, lay
 from benchmarks.life import accuracy
 from benchmarks.profiles import PROFILES
 from benchmarks.workbench import Workbench, slot_key
