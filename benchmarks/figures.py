@@ -91,7 +91,7 @@ STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
     "planner": ("planning", planning.METRIC, planning.paint),
     "refresh": ("refresh", refreshes.SERVED, refreshes.paint),
     "executors": ("executors", spreads.SPEEDUP, spreads.paint),
-    "floors": ("floors", floors.ACCURACY, floors.paint),
+    "floors": ("floors", floors.AREA, floors.paint),
     "training": ("engine", speed.FASTER, speed.training),
     "ablation": ("engine", speed.PARTS, speed.ablation),
     "design": ("design", designs.FULL, designs.paint),

@@ -16,7 +16,7 @@ from s3t.contract import Cost
 from s3t.design import Design
 from s3t.plan import POOLS, WEIGHTS
 
-ACCURACY, AREA = "test accuracy", "mean test accuracy over the deletions"
+AREA = "mean test accuracy over the deletions"
 SHARE = 0.5
 """Of the head in the systems that the figure shows: a constant, chosen before any of them was measured (the issue's half)."""
 HEAD = "analytic"
@@ -39,7 +39,7 @@ MIXTURES = (
 )
 """Chains alone, and with a head."""
 SHOWN = (Mixture(0.0), Mixture(SHARE), Mixture(1.0))
-"""What the figure shows."""
+"""What the figure shows, and of which rows tell the costs."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,11 @@ class Life:
 
 
 def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
-    """Yield the fields of a life's rows; those of the head alone only where ``head`` says so, for it is the same in all."""
+    """Yield the fields of a life's rows: one per mixture with its whole curve, and what those of ``SHOWN`` cost.
+
+    Those of the head alone only where ``head`` says so, for it is the same in all.
+    """
+    live = [point.live for point in life.points]
     for system, mixture in life.points[0].accuracy:
         if system == HEAD and not head:
             continue
@@ -88,29 +92,29 @@ def rows_of(life: Life, kind: Kind, *, head: bool) -> Iterator[dict[str, Any]]:
         extra = {**asdict(mixture), "kind": kind.name}
         budget = 1 if system == HEAD else kind.budget
         about: dict[str, Any] = {"method": system, "budget": budget, "kind": "measured", "n": 1}
-        for point, (deletions, value) in zip(life.points, curve, strict=True):
-            told = {**extra, "live": 1.0 if system == HEAD else point.live}
-            yield {"metric": ACCURACY, "unit": "share", "value": value, "deletions": deletions, "extra": told, **about}
+        whole = {**extra, "curve": [list(point) for point in curve]} | ({} if system == HEAD else {"live": live})
         mean = area(curve, 0, curve[-1][0])
-        yield {"metric": AREA, "unit": "share", "value": mean, "deletions": curve[-1][0], "extra": extra, **about}
-        if mixture in SHOWN:
-            share, sizes = mixture.share, {0.0: life.nodes, SHARE: life.nodes + life.features, 1.0: life.features}
-            work = {"record passes": life.cost.record_passes if share < 1 else 0}
-            work |= {"forward passes": life.cost.forward_passes if share else 0, "bytes stored": sizes[share]}
-            for metric, value in work.items():
-                yield {
-                    "metric": metric,
-                    "unit": "bytes" if metric == "bytes stored" else "records",
-                    "value": value,
-                    "extra": extra,
-                    **about,
-                }
+        yield {"metric": AREA, "unit": "share", "value": mean, "deletions": curve[-1][0], "extra": whole, **about}
+        if mixture not in SHOWN:
+            continue
+        share, sizes = mixture.share, {0.0: life.nodes, SHARE: life.nodes + life.features, 1.0: life.features}
+        work = {"record passes": life.cost.record_passes if share < 1 else 0}
+        work |= {"forward passes": life.cost.forward_passes if share else 0, "bytes stored": sizes[share]}
+        for metric, value in work.items():
+            unit = "bytes" if metric == "bytes stored" else "records"
+            yield {"metric": metric, "unit": unit, "value": value, "extra": extra, **about}
+
+
+def points(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a line per point of the curves of ``SHOWN``: the row's columns, with the point's ``deletions`` and ``value``."""
+    shown = rows[rows["extra"].map(lambda extra: Mixture(extra["share"], extra["weights"], extra["pool"]) in SHOWN)]
+    each = shown.assign(point=[extra["curve"] for extra in shown["extra"]]).explode("point", ignore_index=True)
+    return each.assign(deletions=[point[0] for point in each["point"]], value=[point[1] for point in each["point"]])
 
 
 def paint(rows: pd.DataFrame) -> Figure:
     """Accuracy as half of the records go, a panel for each data set; mean over seeds."""
-    told = rows[(rows["status"] == "ok") & (rows["metric"] == ACCURACY)]
-    told = told[told["extra"].map(lambda extra: extra["share"] in (0.0, SHARE, 1.0))]
+    told = points(rows[(rows["status"] == "ok") & (rows["metric"] == AREA) & (rows["budget"] == 1)])
     sets = sorted(told["data"].unique())
     seeds = told["seed"].nunique()
     figure = page(

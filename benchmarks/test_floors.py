@@ -79,7 +79,9 @@ def test_floors(
         played = benchmark.pedantic(life, rounds=1, iterations=1)
     found = judged(played, kind, [record.label for record in dataset.test])
     for fields in rows_of(found, kind, head=(kind.name, kind.budget) == ("s3t", 1)):
-        fields["extra"] |= {"head": head.to_json(), "kernel": bench.mode.kernel}
+        fields["extra"] |= {"kernel": bench.mode.kernel} | (
+            {"head": head.to_json()} if fields["method"] == HEAD else {}
+        )
         bench.add(**fields, **about)
     assert found.points[-1].deletions == len(dataset.train) // 2
     assert all(point.accuracy[HEAD, Mixture(1.0)] > 0 for point in found.points)

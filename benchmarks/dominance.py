@@ -1,0 +1,158 @@
+"""Whether a system is at least as accurate as others at every point of a stream of deletions: tables from rows of `floors`.
+
+``python -m benchmarks.dominance results/rows`` prints, for each data set, accuracy before deletions and over all of them, work
+and storage of every system; and for every system with an analytic head, how it compares with its opponents point by point.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.floors import AREA, HEAD
+from benchmarks.rows import interval, latest, read
+from benchmarks.summary import readable_bytes
+from s3t.errors import DataError, S3TError
+
+OPPONENTS = (("s3t", 1), ("sisa-lora-lazy", 1), (HEAD, 1))
+"""Systems (method, budget) that a named variant has to match at every point: S3T, lazy SISA, the head alone."""
+PLAIN = (0.0, "equal", "linear")
+"""The mixture of chains without a head."""
+
+System = tuple[str, int, float, str, str]
+"""Method, budget, share of the head, weights, pool."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A system's accuracy minus an opponent's, in points: the mean over seeds with its 95 % interval (None for one seed)."""
+
+    opponent: str
+    deletions: int
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+def curves(rows: pd.DataFrame, data: str) -> dict[System, dict[int, list[tuple[int, float]]]]:
+    """Return (deletions, accuracy) of every system on ``data``, by seed. DataError if a seed has two curves of a system."""
+    found: dict[System, dict[int, list[tuple[int, float]]]] = {}
+    told = rows[
+        (rows["question"] == "floors") & (rows["status"] == "ok") & (rows["metric"] == AREA) & (rows["data"] == data)
+    ]
+    for method, budget, seed, extra in zip(told["method"], told["budget"], told["seed"], told["extra"], strict=True):
+        system = (str(method), int(budget), float(extra["share"]), str(extra["weights"]), str(extra["pool"]))
+        mine = found.setdefault(system, {})
+        if int(seed) in mine:
+            raise DataError(f"{data}: two curves of {name(system)} for seed {seed}; give the rows of one machine")
+        mine[int(seed)] = [(int(deletions), float(value)) for deletions, value in extra["curve"]]
+    return found
+
+
+def name(system: System) -> str:
+    """Return a system in words."""
+    method, budget, share, weights, pool = system
+    parts = [method, f"{budget} orders" if budget > 1 else "", f"share {share:g}" if 0 < share < 1 else ""]
+    parts += [f"weights by {weights}" if weights != "equal" else "", pool if pool != "linear" else ""]
+    return ", ".join(filter(None, parts))
+
+
+def opponent(method: str, budget: int) -> System:
+    """Return the system that stands for an opponent."""
+    return (method, budget, 1.0 if method == HEAD else 0.0, *PLAIN[1:])
+
+
+def gaps(
+    found: dict[System, dict[int, list[tuple[int, float]]]], system: System, others: Sequence[System]
+) -> Iterator[Gap]:
+    """Yield the gap to each of ``others`` at each point, over the seeds that both have. DataError where they have none."""
+    for other in others:
+        seeds = sorted(set(found[system]) & set(found.get(other, {})))
+        if not seeds:
+            raise DataError(f"{name(system)} and {name(other)} have no seed in common")
+        for at, (deletions, _) in enumerate(found[system][seeds[0]]):
+            differences = []
+            for seed in seeds:
+                (mine, value), (theirs, against) = found[system][seed][at], found[other][seed][at]
+                if mine != theirs or mine != deletions:
+                    raise DataError(f"{name(system)} and {name(other)} were not measured after the same deletions")
+                differences.append(100 * (value - against))
+            yield Gap(name(other), deletions, *interval(differences), len(seeds))
+
+
+def table(rows: pd.DataFrame, data: str) -> str:
+    """Return a Markdown table of every system on ``data``: means over seeds with 95 % intervals."""
+    found = curves(rows, data)
+    areas = rows[(rows["question"] == "floors") & (rows["data"] == data)]
+    lines = ["| system | seeds | before deletions | over all deletions | record passes | stored |", "| --- " * 6 + "|"]
+    for system, by_seed in sorted(found.items()):
+        health = [curve[0][1] for curve in by_seed.values()]
+        mine = areas[(areas["method"] == system[0]) & (areas["budget"] == system[1])]
+        same = mine[mine["extra"].map(lambda extra, to=system: _mixture(extra) == to[2:])]
+        over = same[same["metric"] == AREA]["value"].tolist()
+        work, stored = (same[same["metric"] == metric]["value"] for metric in ("record passes", "bytes stored"))
+        told = [f"{work.mean():.0f}" if len(work) else "", readable_bytes(stored.mean()) if len(stored) else ""]
+        lines.append(f"| {name(system)} | {len(by_seed)} | {_told(health)} | {_told(over)} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def verdicts(rows: pd.DataFrame, data: str) -> str:
+    """Return a Markdown table of every system with a head beside chains: its worst point against each opponent."""
+    found = curves(rows, data)
+    others = [opponent(*one) for one in OPPONENTS]
+    lines = [
+        "| system | points below an opponent | clearly below | worst | against, after | best over an opponent |",
+        "| --- " * 6 + "|",
+    ]
+    for system in sorted(one for one in found if 0 < one[2] < 1):
+        all_ = list(gaps(found, system, others))
+        below = [gap for gap in all_ if gap.mean < -1e-9]
+        clearly = [gap for gap in below if gap.high is not None and gap.high < 0]
+        worst, best = min(all_, key=lambda gap: gap.mean), max(all_, key=lambda gap: gap.mean)
+        lines.append(
+            f"| {name(system)} | {len(below)} of {len(all_)} | {len(clearly)} | {_gap(worst)} | "
+            f"{worst.opponent}, {worst.deletions} | {best.mean:+.1f} ({best.opponent}) |"
+        )
+    return "\n".join(lines)
+
+
+def _mixture(extra: dict[str, object]) -> tuple[object, ...]:
+    return (extra.get("share"), extra.get("weights"), extra.get("pool"))
+
+
+def _told(values: Sequence[float]) -> str:
+    mean, low, high = interval(values)
+    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _gap(gap: Gap) -> str:
+    return f"{gap.mean:+.1f}" if gap.low is None else f"{gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print both tables of every data set in a folder of rows; 2 for bad input."""
+    if len(arguments) != 1:
+        print("give the folder of the rows: python -m benchmarks.dominance results/rows", file=sys.stderr)
+        return 2
+    try:
+        rows = latest(read(Path(arguments[0])))
+        sets = sorted(set(rows[(rows["question"] == "floors") & (rows["status"] == "ok")]["data"]))
+        if not sets:
+            raise DataError(
+                f"{arguments[0]} has no clean rows of floors: run benchmarks/test_floors.py on a clean tree"
+            )
+        for data in sets:
+            print(f"## {data}\n\n{table(rows, data)}\n\n{verdicts(rows, data)}\n")
+    except S3TError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
