@@ -1,48 +1,24 @@
-"""Analytic heads by their core alone, without a run: features of a data set, what validation chooses, random histories."""
+"""Analytic heads by their core alone, without a run: features of a data set, random histories, deletions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.special import log_softmax
 
+from s3t.analytic.choosing import Numbers, Part, read
 from s3t.analytic.features import Reader
 from s3t.analytic.head import AnalyticHead, Pooling
 from s3t.analytic.solving import Linear, solve
 from s3t.analytic.sums import Features, Sums
-from s3t.answers import target
 from s3t.backbone import Backbone
-from s3t.records import Dataset, Record
+from s3t.records import Dataset
 
-Numbers = NDArray[np.float64]
-RIDGES = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-TEMPERATURES = tuple(2.0 ** (k / 2) for k in range(-16, 17))
-FOLDS = 3
 STEPS = 6
 """Times that records come or go in a history."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Quantised features (records, features) and answers (records,) of a split."""
-
-    rows: Features
-    answers: Numbers
-
-    def sums(self, classes: int, chosen: Any = None) -> Sums:
-        """Return the sums over the chosen records in ascending order, or over all."""
-        kept = np.arange(len(self.rows)) if chosen is None else np.sort(chosen)
-        return Sums.over(self.rows.shape[1], classes, [(self.rows[kept], self.answers[kept])])
-
-    def columns(self, chosen: Sequence[int]) -> Part:
-        """Return the records with these features alone."""
-        return Part(np.ascontiguousarray(self.rows[:, chosen]), self.answers)
 
 
 @dataclass(frozen=True)
@@ -73,74 +49,12 @@ class Featured:
 def featured(backbone: Backbone, data: Dataset, head: AnalyticHead, max_length: int, seed: int) -> Featured:
     """Read the records of all splits, each by itself, cut to ``max_length`` tokens."""
     reader, started = Reader(backbone, head, seed), perf_counter()
-
-    def part(records: Sequence[Record]) -> Part:
-        answers = np.array([target(record.label, data.classes) for record in records], np.float64)
-        return Part(reader.read(backbone.encode([record.inputs for record in records], max_length)), answers)
-
-    train, validation, test = part(data.train), part(data.validation), part(data.test)
+    train, validation, test = (
+        read(reader, backbone, records, data.classes, max_length)
+        for records in (data.train, data.validation, data.test)
+    )
     seconds = (perf_counter() - started) / sum(len(one.rows) for one in (train, validation, test))
     return Featured(head, len(data.classes), train, validation, test, seconds)
-
-
-def accuracy(scores: Numbers, answers: Numbers) -> float:
-    """Return the share of rows whose best class is the answer."""
-    return float((scores.argmax(axis=1) == answers).mean())
-
-
-def cross_entropy(scores: Numbers, answers: Numbers, temperature: float) -> float:
-    """Return the mean cross-entropy in nats of the scores times the temperature."""
-    logs = log_softmax(temperature * scores, axis=1)
-    return float(-logs[np.arange(len(answers)), answers.astype(np.int64)].mean())
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A head as chosen on validation, and what it reached there: accuracy, cross-entropy; ``accuracies``: of every ridge.
-
-    ``ridge``: what was chosen on ``records`` records at a time; ``head`` has it as carried over to more (:meth:`carried`).
-    """
-
-    head: AnalyticHead
-    ridge: float
-    records: int
-    accuracy: float
-    cross_entropy: float
-    accuracies: dict[float, float]
-
-    def carried(self, records: int) -> Choice:
-        """Return the choice for a head on so many records: the same shrinkage as a number, hence another share of them all."""
-        return replace(self, head=replace(self.head, ridge=self.ridge * self.records / records))
-
-
-def choose(head: AnalyticHead, validation: Part, classes: int, ridges: Sequence[float] = RIDGES) -> Choice:
-    """Choose ridge and temperature on the validation split alone; no training record is seen.
-
-    Each of ``FOLDS`` parts of the split is answered by a head on the others, taken out of the sums and put back. The ridge of
-    highest accuracy is chosen, of equals the largest; then the temperature of least cross-entropy.
-    """
-    fold = np.arange(len(validation.rows)) % FOLDS
-    sums = validation.sums(classes)
-    scores = {
-        ridge: np.zeros((len(fold), classes)) for ridge in (ridges if head.form != "prototypes" else [head.ridge])
-    }
-    for number in range(FOLDS):
-        rows, answers = validation.rows[fold == number], validation.answers[fold == number]
-        sums.remove(rows, answers)
-        for ridge, found in scores.items():
-            found[fold == number] = solve(sums, replace(head, ridge=ridge)).scores(rows)
-        sums.add(rows, answers)
-    return calibrated(head, scores, validation.answers, len(fold) - len(fold) // FOLDS)
-
-
-def calibrated(head: AnalyticHead, scores: dict[float, Numbers], answers: Numbers, records: int) -> Choice:
-    """Return the choice between ``scores`` (rows, classes) by ridge of heads on so many records, and its temperature."""
-    reached = {ridge: accuracy(found, answers) for ridge, found in scores.items()}
-    best = max(reached, key=lambda ridge: (reached[ridge], ridge))
-    losses = {t: cross_entropy(scores[best], answers, t) for t in TEMPERATURES}
-    temperature = min(losses, key=lambda t: losses[t])
-    chosen = replace(head, ridge=best, temperature=temperature)
-    return Choice(chosen, best, records, reached[best], losses[temperature], reached)
 
 
 def histories(

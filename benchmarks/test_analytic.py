@@ -16,23 +16,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from benchmarks.analytic import (
-    FOLDS,
-    RIDGES,
-    TEMPERATURES,
-    Choice,
-    Featured,
-    accuracy,
-    choose,
-    cross_entropy,
-    deletions,
-    featured,
-    histories,
-)
+from benchmarks.analytic import Featured, deletions, featured, histories
 from benchmarks.apart import Step, apart
 from benchmarks.profiles import PROFILES
 from benchmarks.timings import bounds
 from benchmarks.workbench import Workbench
+from s3t.analytic.choosing import FOLDS, RIDGES, TEMPERATURES, Choice, accuracy, choose, cross_entropy
 from s3t.analytic.head import AnalyticHead, Form, Pooling
 from s3t.analytic.solving import solve
 
@@ -126,7 +115,7 @@ def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add
         choose(replace(read.head, form=form), read.validation, read.classes, size.ridges).carried(count)
         for form in FORMS
     ]
-    best = max(choices, key=lambda choice: choice.accuracy)
+    best = max(choices, key=lambda choice: choice.score)
     _accuracies(bench, read, size, choices, best, add)
     extra = {"head": best.head.to_json(), "features": read.train.rows.shape[1]}
     draw = np.random.default_rng([11, number])
@@ -183,10 +172,10 @@ def _accuracies(bench: Workbench, read: Featured, size: Size, choices: list[Choi
                     "chosen_on": f"validation, {len(read.validation.rows)} records, {FOLDS} folds",
                     "ridge_on_validation": choice.ridge,
                     "records_of_a_fold": choice.records,
-                    "validation_accuracy": choice.accuracy,
+                    "validation_accuracy": choice.score,
                     "validation_cross_entropy": choice.cross_entropy,
-                    "validation_accuracy_by_ridge": {str(ridge): value for ridge, value in choice.accuracies.items()},
-                    "ridges": list(choice.accuracies),
+                    "validation_accuracy_by_ridge": {str(ridge): value for ridge, value in choice.scores.items()},
+                    "ridges": list(choice.scores),
                     "temperatures": TEMPERATURES,
                     "best_form_on_validation": choice is best,
                     "test_cross_entropy": losses[0],

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.analytic import choose, featured
 from benchmarks.floored import Played, described, judged, keep, kept, play
 from benchmarks.floors import HEAD, Kind, Mixture, kinds, rows_of
 from benchmarks.profiles import PROFILES
 from benchmarks.workbench import Workbench
+from s3t.analytic.choosing import choose, read
+from s3t.analytic.features import Reader
 from s3t.analytic.head import AnalyticHead
 
 SEEDS = {"smoke": (0,), "pairs": (0, 1, 2, 3, 4), "larger": (0,), "vision": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
@@ -49,9 +50,9 @@ def test_floors(
     benchmark.group = f"floors: {data}"
     dataset, profile = bench.dataset(data), bench.profile
     if data not in chosen:
-        only = replace(dataset, train=dataset.train[:1], test=dataset.test[:1])
-        read = featured(bench.backbone, only, AnalyticHead(), profile.recipe("s3t").max_length, seed)
-        chosen[data] = choose(AnalyticHead(), read.validation, len(dataset.classes)).carried(len(dataset.train)).head
+        reader, length = Reader(bench.backbone, AnalyticHead(), seed), profile.recipe("s3t").max_length
+        validation = read(reader, bench.backbone, dataset.validation, dataset.classes, length)
+        chosen[data] = choose(AnalyticHead(), validation, len(dataset.classes)).carried(len(dataset.train)).head
     head, lives = chosen[data], request.config.getoption("--lives")
     plan, recipe = described(bench, kind, head)
     layout = plan.layout

@@ -171,7 +171,7 @@ def test_a_deletion_while_features_are_made_leaves_none(
         fresh.fit([record for record in RECORDS if record.id not in (RECORDS[0].id, RECORDS[20].id)])
         assert served(system) == served(fresh)
         store = FeatureStore(path, HEAD.size(tiny.layers, tiny.hidden), len(RECORDS))
-        assert [store.read(number, "00" * 32) for number in (0, 20)] == [None, None]
+        assert [store.read(number, "00" * 32, {}) for number in (0, 20)] == [None, None]
 
 
 @pytest.mark.parametrize("where", ["feature", "check", "row"])
@@ -207,7 +207,7 @@ def test_damaged_features_are_left_out_until_a_refresh(
 def test_features_of_another_environment_are_not_mixed(
     run: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where one row is to be made again elsewhere, all are."""
+    """Where one row is to be made again elsewhere, all are, and an interruption leaves no mixture that serves."""
     width = 2 * HEAD.size(tiny.layers, tiny.hidden) + CHECK
     content = bytearray((run / FEATURES).read_bytes())
     content[HEADER + 3 * width] ^= 1
@@ -229,8 +229,35 @@ def test_features_of_another_environment_are_not_mixed(
         with pytest.raises(KeyboardInterrupt):
             system.refresh()
     with closing(System.open(run, tiny)) as system:
-        assert system.refresh().forward_passes == len(RECORDS), "what was made before the interruption is not on record"
+        assert "analytic head" not in system.weights()
+        assert system.refresh().forward_passes == len(RECORDS) - 8, "what this environment had made is there"
+        assert "analytic head" in system.weights()
         assert system._opened()[0].ledger.last("head").body["environment"]["capability"] == "another"  # type: ignore[union-attr]
+        assert system.refresh().forward_passes == 0
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_interrupted_fit_is_continued_with_features_of_one_environment(
+    tmp_path: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    from s3t import building
+
+    here, read, calls = building.environment(tiny.device), Reader.read, []
+
+    def failing(self: Reader, rows: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return read(self, rows)
+
+    with closing(make(tmp_path / "run", "analytic", tiny)) as system, monkeypatch.context() as broken:
+        broken.setattr(Reader, "read", failing)
+        with pytest.raises(KeyboardInterrupt):
+            system.fit(RECORDS)
+    if elsewhere:
+        monkeypatch.setattr(building, "environment", lambda *given: here | {"capability": "another"})
+    with closing(make(tmp_path / "run", "analytic", tiny)) as system:
+        assert system.fit(RECORDS).forward_passes == len(RECORDS) - (0 if elsewhere else 8)
         assert system.refresh().forward_passes == 0
 
 
@@ -354,15 +381,16 @@ def test_a_head_that_does_not_fit_is_refused_before_anything_is_written(
 
 def test_a_row_that_is_not_its_records_is_no_row(tmp_path: Path) -> None:
     FeatureStore.create(tmp_path, 3, 2)
-    store = FeatureStore(tmp_path, 3, 2)
-    assert store.read(1, "ab" * 32) is None
-    store.write(1, "ab" * 32, b"123456")
+    store, here = FeatureStore(tmp_path, 3, 2), {"torch": "2.13.0", "threads": 1}
+    assert store.read(1, "ab" * 32, here) is None
+    store.write(1, "ab" * 32, here, b"123456")
     store.sync()
-    assert store.read(1, "ab" * 32) == b"123456" and store.read(0, "ab" * 32) is None
-    with pytest.raises(DamageError, match="row 1"):
-        store.read(1, "cd" * 32)
+    assert store.read(1, "ab" * 32, here) == b"123456" and store.read(0, "ab" * 32, here) is None
+    for commitment, environment in (("cd" * 32, here), ("ab" * 32, here | {"threads": 2})):
+        with pytest.raises(DamageError, match="row 1"):
+            store.read(1, commitment, environment)
     store.erase(1)
-    assert store.read(1, "cd" * 32) is None
+    assert store.read(1, "cd" * 32, here) is None
     store.close()
     with pytest.raises(RunError, match=FEATURES.replace(".", r"\.")):
         FeatureStore(tmp_path, 4, 2)

@@ -59,7 +59,7 @@ LEVELS = (
     ("s3t.building", "s3t.holding", "s3t.serving"),
     ("s3t.scheduling",),
     ("s3t.system",),
-    ("s3t.method", "s3t.planner", "s3t.model_card", "s3t.exporting", "s3t.tuning", "s3t.judging"),
+    ("s3t.method", "s3t.planner", "s3t.model_card", "s3t.exporting", "s3t.tuning", "s3t.floors", "s3t.judging"),
     ("s3t.service",),
     ("s3t.cli", "s3t.__main__"),
 )
@@ -81,7 +81,8 @@ LIGHT = (
     ),
     *("s3t.selection", "s3t.facts", "s3t.refreshing", "s3t.damage", "s3t.packing", "s3t.resources", "s3t.placing"),
     *("s3t.runs", "s3t.requests", "s3t.status", "s3t.describing", "s3t.system", "s3t.method"),
-    *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.model_card", "s3t.exporting", "s3t.tuning"),
+    *("s3t.duplicates", "s3t.streams", "s3t.planner", "s3t.metrics", "s3t.model_card", "s3t.exporting"),
+    *("s3t.tuning", "s3t.floors"),
     *("s3t.replies", "s3t.service", "s3t.observing", "s3t.analytic.store"),
     *("s3t.cli", "s3t.__main__"),
     *("baselines", "verify", "verify.cli", "verify.__main__", "verify.report", "verify.derive"),

@@ -9,6 +9,7 @@ bits are compared.
 # ruff: noqa: N803, N806 - matrices have the letters of the document
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,11 @@ def solve(at: Sums, head: Head) -> dict[str, Tensor]:
     b = -0.5 * torch.sum(M * W, 0)
     b[c == 0] = -1e6
     return {"weights": W, "bias": b}
+
+
+def tensor_digests(solved: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's raw little-endian bytes, row-major, in hex."""
+    return {name: hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() for name, tensor in solved.items()}
 
 
 def scores(rows: Sequence[NDArray[np.int16]], solved: Mapping[str, Tensor]) -> NDArray[np.float64]:

@@ -6,11 +6,12 @@ Of features.bin one row is in memory at a time: which record's is there, and whe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s3t.records import canonical_json
 from verify.plans import declared_plan
 
 LEAF = 32
@@ -26,7 +27,7 @@ CHECK = 16
 @dataclass(frozen=True)
 class FeatureRow:
     """The place of one training record in features.bin, by its ``tag``. ``zero``: nothing is there. ``sound``: its check is
-    that of its bytes and of the record's commitment. ``digest``: SHA-256 of the features' bytes, in hex.
+    that of its bytes, the record's commitment, and the environment on record. ``digest``: SHA-256 of the features' bytes.
     """
 
     tag: str
@@ -40,25 +41,31 @@ def features_digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def row_check(commitment: str, raw: bytes) -> bytes:
-    """Return the check of a row: of its record's commitment (hex) and the features' bytes."""
-    return hashlib.sha256(b"s3t features v1\x00" + bytes.fromhex(commitment) + raw).digest()[:CHECK]
+def row_check(commitment: str, environment: Mapping[str, Any] | None, raw: bytes) -> bytes:
+    """Return the check of a row: of its record's commitment (hex), where it was made, and the features' bytes."""
+    about = canonical_json(environment) + b"\x00" + bytes.fromhex(commitment)
+    return hashlib.sha256(b"s3t features v2\x00" + about + raw).digest()[:CHECK]
 
 
 def read_features(
-    folder: Path, run: Any, places: Sequence[tuple[str, str | None]], made: bool, problems: list[str]
+    folder: Path,
+    run: Any,
+    places: Sequence[tuple[str, str | None]],
+    made: Mapping[str, Any] | None,
+    problems: list[str],
 ) -> tuple[FeatureRow, ...]:
     """Return the rows of features.bin, one for each of ``places``: (tag, commitment) of the training records, in order.
 
-    Nothing where the run declares no analytic head, or where the file is not there and need not be: ``made`` says that all
-    features were. What is wrong with the file as a whole is added to ``problems``. RunError for a plan that cannot be read.
+    Nothing where the run declares no analytic head, or where the file is not there and need not be: ``made`` is the
+    environment in which all features were, None if they were not. What is wrong with the file as a whole is added to
+    ``problems``. RunError for a plan that cannot be read.
     """
     path = folder / FILE
     head = declared_plan(run).head if "head" in run["plan"] else None
     if head is None:
         return ()
     if not path.is_file():
-        if made:
+        if made is not None:
             problems.append(f"{FILE} is missing: the ledger says that all features were made")
         return ()
     size = head.features(int(run["model"]["layers"]), int(run["model"]["hidden"]))
@@ -70,13 +77,13 @@ def read_features(
         if path.stat().st_size != HEADER + stride * len(places):
             problems.append(f"{FILE} has {path.stat().st_size} bytes, not {stride} for each of {len(places)} records")
             return ()
-        return tuple(_row(tag, commitment, file.read(stride)) for tag, commitment in places)
+        return tuple(_row(tag, commitment, made, file.read(stride)) for tag, commitment in places)
 
 
-def _row(tag: str, commitment: str | None, raw: bytes) -> FeatureRow:
+def _row(tag: str, commitment: str | None, made: Mapping[str, Any] | None, raw: bytes) -> FeatureRow:
     features, check = raw[:-CHECK], raw[-CHECK:]
     try:
-        sound = check == row_check(str(commitment), features)
+        sound = check == row_check(str(commitment), made, features)
     except ValueError:  # there is no commitment, or it is not hex
         sound = False
     return FeatureRow(tag, not any(raw), sound, features_digest(features))

@@ -119,7 +119,7 @@ def read_evidence(folder: Path | str) -> Evidence:
     rows, spans, loose = _read_records(folder, entries, problems)
     leaves = read_leaves(folder / "commitments", entries[0].body.get("rows") if entries else None, problems)
     places = [(span.tag, span.commitment) for span in spans if span.split == "train"]
-    made = any(entry.kind == "head" for entry in entries)
+    made = next((entry.body.get("environment", {}) for entry in reversed(entries) if entry.kind == "head"), None)
     features = read_features(folder, run, places, made, problems) if spans else ()
     return Evidence(folder, run, sha256(raw), key, entries, rows, tuple(problems), leaves, spans, loose, features)
 

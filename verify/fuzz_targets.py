@@ -91,9 +91,11 @@ def _files(scratch: Path, run: Path) -> list[Target]:
     from s3t.runs import RunConfig
     from s3t.service.bodies import read_records, read_wanted
     from s3t.streams.files import read_requests
-    from s3t.tuning import read_best
+    from s3t.tuning import read_best, read_head
 
-    best = {"format": 1, "best": {"s3t": {"lr": 0.1}}}
+    best: dict[str, object] = {"format": 1, "best": {"s3t": {"lr": 0.1}}}
+    head = {"layers": [0, 1], "poolings": ["mean", "max"], "ridge": 0.03}
+    beside = {**best, "model": {"name": "tiny", "digest": "ab"}, "head": {"chosen": head}}
     export(run, 0, scratch / "export")
     bodies = ({"inputs": ["a", {"text": "b"}]}, {"ids": ["row-01"], "groups": ["x"]})
     config = (run / "run.json").read_bytes()
@@ -103,6 +105,7 @@ def _files(scratch: Path, run: Path) -> list[Target]:
         "curve": ((f"{','.join(COLUMNS)}\n2,3,0.5,0.8\n2,3,1,0.9\n".encode(),), read_curve),
         "prior": ((b"[0.5, 0.25, 0.25]", b"0.5, 0.25; 0.25"), read_prior),
         "tuned": ((json.dumps(best).encode(),), lambda file: read_best(file, "s3t")),
+        "tuned-head": ((json.dumps(beside).encode(),), lambda file: read_head(file, "tiny", "ab")),
         "requests.csv": ((b"id\nrow-01\nrow-02,row-03\n",), read_requests),
         "requests.jsonl": ((b'"row-01"\n["row-02"]\n{"ids": ["row-03"]}\n',), read_requests),
         "body": (

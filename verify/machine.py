@@ -22,7 +22,7 @@ def describe_machine() -> dict[str, Any]:
         **environment(torch.device("cpu")),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
@@ -43,7 +43,8 @@ def on_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

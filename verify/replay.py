@@ -23,6 +23,7 @@ from s3t import errors
 from s3t.contract import Provenance, UnlearningSystem
 from s3t.records import Record
 from verify import derive, report
+from verify.analytic import tensor_digests
 from verify.brief import Brief, Scope, make_brief, probes, rooted, served, write_brief
 from verify.cleanroom import OUTCOME, retrain
 from verify.compare import Difference, compare_tensors
@@ -122,12 +123,12 @@ def _holds(brief: Brief, outcome: Outcome, details: Mapping[str, Any]) -> Findin
     tensors = sum(len(named) for named in outcome.tensors.values())
     predictions, nodes = len(brief.probes) if outcome.scores is not None else 0, len(set(outcome.tensors) - {HEAD})
     drawn = f"{nodes} of {details['of']} nodes" if "of" in details else f"{nodes} nodes"
-    also = " and the analytic head" if HEAD in outcome.tensors else ""
-    rows = f"{len(brief.rows)} retained rows"
+    solved = {"threads": brief.threads, "tensors": tensor_digests(outcome.tensors.get(HEAD, {}))}
+    head = {"features": len(outcome.features), "solved": solved} if HEAD in outcome.tensors else {}
+    rows, also = f"{len(brief.rows)} retained rows", " and the analytic head" if head else ""
     message = f"{drawn}{also} ({tensors} tensors) retrained on {rows}, {predictions} predictions: the same bits"
-    counts = {"nodes": nodes, "tensors": tensors, "ulps": 0}
-    counts |= {"features": len(outcome.features)} if also else {}
-    return Finding(CHECK, Verdict.HOLDS, message, details=counts | dict(details))
+    counts = {"nodes": nodes, "tensors": tensors, "ulps": 0, **head, **details}
+    return Finding(CHECK, Verdict.HOLDS, message, details=counts)
 
 
 def _cost(evidence: Evidence, state: State, outcome: Outcome) -> dict[str, Any]:

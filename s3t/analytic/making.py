@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,16 +17,19 @@ from s3t.rows import StoredRow
 from s3t.runs import Run
 
 
-def missing(run: Run, rows: Iterator[StoredRow]) -> Iterator[StoredRow]:
-    """Yield those of ``rows`` whose stored features are not there, or not theirs."""
+def missing(run: Run, rows: Iterator[StoredRow], environment: Mapping[str, Any]) -> list[str]:
+    """Return the tags of those of ``rows`` whose stored features are not there, not theirs, or not of ``environment``."""
     assert run.features is not None
+    found = []
     for row in rows:
+        marker = tag(run.key, row.record.id)
         try:
-            found = run.features.read(run.records.number(tag(run.key, row.record.id)), row.commitment)
+            there = run.features.read(run.records.number(marker), row.commitment, environment)
         except DamageError:
-            found = None
-        if found is None:
-            yield row
+            there = None
+        if there is None:
+            found.append(marker)
+    return found
 
 
 def make_features(
@@ -34,24 +37,17 @@ def make_features(
 ) -> Cost:
     """Make the features that retained records lack, and put on record that all are there; only under the build lock.
 
-    An interrupted call is continued by the next. Where what is there was made in another environment (DERIVATION, "Analytic
-    head"), everything is made anew if anything is missing, so that all of it is of one.
+    An interrupted call is continued by the next. If anything is missing, so is what was made in another environment
+    (DERIVATION, "Analytic head"): all of it is of one.
     """
     assert run.config.plan.head is not None and run.features is not None
     began, reader = time.perf_counter(), Reader(backbone, run.config.plan.head, run.config.seed)
     slots, done = run.config.plan.layout.slots(), 0
     with door.observing():
-        lacking = [tag(run.key, row.record.id) for row in missing(run, door.each(slots))]
         last = run.ledger.last("head")
-        if not lacking and last is not None:
+        if last is not None and not missing(run, door.each(slots), last.body["environment"]):
             return Cost()
-        if last is not None and last.body["environment"] != environment:
-            lacking = [tag(run.key, row.record.id) for row in door.each(slots)]
-            for (
-                marker
-            ) in lacking:  # first, so that an interruption leaves none of the other environment to be taken for good
-                run.features.erase(run.records.number(marker))
-            run.features.sync()
+        lacking = missing(run, door.each(slots), environment)
         for marker in lacking:
             if progress and done % 16 == 0:
                 progress(done, len(lacking), "features")
@@ -62,7 +58,7 @@ def make_features(
             features = reader.read([encoded])[0].astype("<i2").tobytes()
             with run.records.erasing():  # a deletion that is under way has erased the row, or will erase these too
                 if run.records.row(marker) is not None:
-                    run.features.write(run.records.number(marker), row.commitment, features)
+                    run.features.write(run.records.number(marker), row.commitment, environment, features)
                     done += 1
     run.features.sync()
     if progress:

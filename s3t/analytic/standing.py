@@ -97,7 +97,8 @@ class StandingHead:
         """Return what :meth:`forget` needs of records that are about to be deleted; of those that are here."""
         rows = (self._run.records.row(tag(self._run.key, name)) for name in dict.fromkeys(ids))
         try:
-            return list(_kept(self._run, self._run.records, (row for row in rows if row is not None)))
+            there = (row for row in rows if row is not None)
+            return list(_kept(self._run, self._run.records, there, self._environment))
         except DamageError:
             return []  # the sums are none, then, or will be found to be others
 
@@ -130,7 +131,7 @@ class StandingHead:
     def _chunks(self, store: RecordStore) -> Iterator[tuple[Features, NDArray[np.float64]]]:
         door, part = ObservedRows(store), list[Kept]()
         with door.observing():
-            for one in _kept(self._run, store, door.each(self._run.config.plan.layout.slots())):
+            for one in _kept(self._run, store, door.each(self._run.config.plan.layout.slots()), self._environment):
                 self._behind[one.name] = one.commitment
                 part.append(one)
                 if len(part) == ROWS:
@@ -140,11 +141,11 @@ class StandingHead:
             yield _together(part)
 
 
-def _kept(run: Run, store: RecordStore, rows: Iterable[StoredRow]) -> Iterator[Kept]:
-    """Yield retained rows with their stored features. DamageError for one that has none."""
+def _kept(run: Run, store: RecordStore, rows: Iterable[StoredRow], environment: Mapping[str, object]) -> Iterator[Kept]:
+    """Yield retained rows with their stored features of ``environment``. DamageError for one that has none."""
     assert run.features is not None
     for row in rows:
-        found = run.features.read(store.number(tag(run.key, row.record.id)), row.commitment)
+        found = run.features.read(store.number(tag(run.key, row.record.id)), row.commitment, environment)
         if found is None:
             raise DamageError("a retained record has no features in features.bin; run `s3t refresh` to make them anew")
         features = np.frombuffer(found, "<i2").astype(np.int16)

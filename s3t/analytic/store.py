@@ -2,7 +2,7 @@
 
 They are as personal as the records. A row is where its record is among the training records, in order of ingestion; a deletion
 overwrites it with zeros where it is, so nothing moves and no copy is left. Its check binds it to the record's salted commitment
-(docs/DERIVATION.md, "Run folder").
+and to the environment in which it was made (docs/DERIVATION.md, "Run folder").
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from s3t.errors import DamageError, RunError
+from s3t.records import canonical_json
 from s3t.store import no_space
 
 FEATURES = "features.bin"
@@ -52,20 +55,23 @@ class FeatureStore:
         """Close the file; the object must not be used afterwards."""
         self._closing()
 
-    def read(self, number: int, commitment: str) -> bytes | None:
-        """Return a row's little-endian int16 features, None where there are none. DamageError if they are not this record's."""
+    def read(self, number: int, commitment: str, environment: Mapping[str, Any]) -> bytes | None:
+        """Return a row's little-endian int16 features, None where there are none.
+
+        DamageError if they are not this record's, or were made in another ``environment``.
+        """
         row = os.pread(self._file, self._width, HEADER + number * self._width)
         if not any(row):
             return None
-        if _check(commitment, row[:-CHECK]) != row[-CHECK:]:
+        if _check(commitment, environment, row[:-CHECK]) != row[-CHECK:]:
             raise DamageError(
                 f"{FEATURES}: row {number} is not the features of its record; run `s3t refresh` to make them anew"
             )
         return row[:-CHECK]
 
-    def write(self, number: int, commitment: str, features: bytes) -> None:
-        """Write a row; on disk only after :meth:`sync`."""
-        self._put(number, features + _check(commitment, features))
+    def write(self, number: int, commitment: str, environment: Mapping[str, Any], features: bytes) -> None:
+        """Write a row that was made in ``environment``; on disk only after :meth:`sync`."""
+        self._put(number, features + _check(commitment, environment, features))
 
     def erase(self, number: int) -> None:
         """Overwrite a row with zeros; on disk only after :meth:`sync`."""
@@ -88,5 +94,6 @@ def _header(size: int) -> bytes:
     return MAGIC + size.to_bytes(8, "big")
 
 
-def _check(commitment: str, features: bytes) -> bytes:
-    return hashlib.sha256(b"s3t features v1\x00" + bytes.fromhex(commitment) + features).digest()[:CHECK]
+def _check(commitment: str, environment: Mapping[str, Any], features: bytes) -> bytes:
+    about = canonical_json(environment) + b"\x00" + bytes.fromhex(commitment)
+    return hashlib.sha256(b"s3t features v2\x00" + about + features).digest()[:CHECK]

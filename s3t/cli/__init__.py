@@ -46,6 +46,7 @@ from s3t.cli.options import (
     Limit,
     Number,
     Pool,
+    Prior,
     Run,
     ShareRank,
     Stacked,
@@ -128,9 +129,7 @@ def train(
     slices: Annotated[int | None, typer.Option(help=f"Parts of a shard, a block each ({LAYOUT['slices']}).")] = None,
     budget: Annotated[int | None, typer.Option(help=f"Orders trained per shard ({LAYOUT['budget']}).")] = None,
     orders: Annotated[str | None, typer.Option(help=f"How orders are chosen: {', '.join(RULES)}.")] = None,
-    prior: Annotated[
-        Path | None, typer.Option(help="File with the request probability of each slice of a shard: JSON list or text.")
-    ] = None,
+    prior: Prior = None,
     horizon: Annotated[int | None, typer.Option(help=f"Requests that orders are chosen for ({HORIZON}).")] = None,
     block_layers: BlockLayers = None,
     bottom_up: BottomUp = False,
@@ -199,7 +198,8 @@ def train(
     from s3t.system import System
 
     backbone = load(model_name(model, dataset.classes))
-    plan = make_plan(method, layout, chosen, backbone.layers, rule, design, choose_head(head), floor, weights, pool)
+    beside = choose_head(head, tuned if method == "analytic" else None, backbone)
+    plan = make_plan(method, layout, chosen, backbone.layers, rule, design, beside, floor, weights, pool)
     chosen = shared_rank(chosen, plan, backbone.layers) if share_rank else chosen
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(

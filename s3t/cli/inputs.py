@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from heapq import nsmallest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s3t.analytic.head import AnalyticHead
 from s3t.design import PAPER, Design
@@ -14,6 +14,9 @@ from s3t.errors import DataError, LayoutError, RecipeError
 from s3t.orders import Rule
 from s3t.reading import parse_json
 from s3t.records import Dataset, Inputs, Layout, Recipe, candidate, sha256
+
+if TYPE_CHECKING:
+    from s3t.backbone import Backbone
 
 LAYOUT = {"shards": 4, "slices": 3, "budget": 1}
 """What a run gets where nothing is said."""
@@ -101,18 +104,31 @@ def choose_recipe(
     return Recipe.from_json(raw | _fields("--recipe", more, "dropout=0.1"))
 
 
-def choose_head(given: list[str] | None) -> AnalyticHead | None:
-    """Return an analytic head with fields ``given`` as NAME=VALUE, None without any. RecipeError for unknown or bad ones.
+def choose_head(given: list[str] | None, tuned: Path | None, backbone: Backbone) -> AnalyticHead | None:
+    """Return an analytic head with fields ``given`` as NAME=VALUE, for the rest as a file of `s3t tune` has it for
+    ``backbone``: ``tuned``, or ``@FILE`` among what is given. None without any. RecipeError for unknown or bad ones.
 
     Lists are written with commas: ``poolings=mean,first,max``, ``layers=4,5``.
     """
-    if not given:
+    from s3t.tuning import read_head
+
+    files = [Path(word[1:]) for word in given or [] if word.startswith("@")] + ([tuned] if tuned else [])
+    if len(files) > 1:
+        raise RecipeError(f"the head is to be that of {' and that of '.join(map(str, files))}; give one file")
+    if not given and not files:
         return None
-    raw = _fields("--head", given, "ridge=0.1")
+    raw = read_head(files[0], backbone.name, backbone.digest).to_json() if files else {}
+    raw |= head_fields([word for word in given or [] if not word.startswith("@")])
+    return AnalyticHead.from_json(raw)
+
+
+def head_fields(pairs: list[str]) -> dict[str, Any]:
+    """Return fields of an analytic head as typed. RecipeError for what is not NAME=VALUE."""
+    raw = _fields("--head", pairs, "ridge=0.1")
     for name in ("layers", "poolings"):
         if isinstance(value := raw.get(name), str | int):
             raw[name] = [typed(word.strip()) for word in str(value).split(",")]
-    return AnalyticHead.from_json(raw)
+    return raw
 
 
 def _fields(option: str, pairs: list[str], example: str) -> dict[str, Any]:

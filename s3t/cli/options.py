@@ -27,6 +27,9 @@ Classes = Annotated[str | None, typer.Option(help="All classes, separated by com
 Number = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Labels are numbers in this range.")]
 Validation = Annotated[str | None, typer.Option(help="File or split for tuning, never deletable.")]
 Test = Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")]
+Prior = Annotated[
+    Path | None, typer.Option(help="File with the request probability of each slice of a shard: JSON list or text.")
+]
 BlockLayers = Annotated[
     str | None,
     typer.Option(metavar="N[,N...]", help="S3T: layers per block, or one number per slice (layers // slices)."),
@@ -52,7 +55,8 @@ Pool = Annotated[
     str, typer.Option(metavar="RULE", help="Chains and an analytic head: linear (mean), or logarithmic (product).")
 ]
 Head = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=VALUE", help="A field of the analytic head (docs/ANALYTIC.md).")
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE|@FILE", help="A field of the analytic head (docs/ANALYTIC.md); @FILE: as tuned."),
 ]
 Limit = Annotated[
     str | None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+from s3t.analytic.head import AnalyticHead, Form
 from s3t.answers import model_name
-from s3t.cli.inputs import LAYOUT, choose_recipe, read_dataset, typed
+from s3t.cli.inputs import LAYOUT, choose_recipe, head_fields, read_dataset, typed
 from s3t.cli.options import (
     AnswerColumn,
     ChoiceColumns,
@@ -29,6 +31,8 @@ from s3t.cli.output import print_result
 from s3t.errors import RecipeError
 from s3t.records import Layout, Recipe
 
+HEAD = "analytic"
+
 
 def tune(
     out: Annotated[Path, typer.Argument(help="File for what was tried and chosen (JSON).")],
@@ -37,9 +41,24 @@ def tune(
     method: Annotated[list[str] | None, typer.Option(help="Methods, each tuned alike (s3t).")] = None,
     grid: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=V1,V2,...", help="Values of a field of the recipe, for all methods."),
+        typer.Option(
+            metavar="NAME=V1,V2,...", help="Values of a field of the recipe, for all methods; or ridge, form."
+        ),
     ] = None,
     recipe: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A field that is not tuned.")] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Method analytic: a field that is not tuned.")
+    ] = None,
+    records: Annotated[
+        int | None, typer.Option(min=1, help="Method analytic: how many the head is for (the training records).")
+    ] = None,
+    floor: Annotated[
+        bool, typer.Option("--floor", help="Also the share of the analytic head beside the other methods' chains.")
+    ] = False,
+    validation_alone: Annotated[
+        bool,
+        typer.Option("--validation-alone", help="Train trials on a part of validation, and on no training record."),
+    ] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="At most so many trials per method.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Seeds of each trial (100).")] = None,
     shards: Annotated[int, typer.Option(help="Disjoint parts of the data.")] = LAYOUT["shards"],
@@ -73,23 +92,83 @@ def tune(
         raise RecipeError(f"{out} exists already; nothing was tried, choose another file")
     for name in methods:
         find(name)
-        if name == "analytic":
-            raise RecipeError(
-                "method analytic trains nothing, so there is no recipe to tune; `s3t train --head` sets its ridge"
-            )
+    trained = [name for name in methods if name != HEAD]
     base, wanted = choose_recipe({}, recipe or []), dict(_values(pair) for pair in grid or [])
-    grids = {name: tuning.grid(base, wanted or _usual(name)) for name in methods}
-    chosen = tuning.same_budget(grids, trials)
+    of_head: dict[str, list[Any]] = {name: wanted.pop(name) for name in ("ridge", "form") if name in wanted}
+    start = _start(head or [], of_head) if HEAD in methods else None
+    _check(
+        trained, start, [*of_head, *(head or [])], list(wanted), trials, records, floor=floor, alone=validation_alone
+    )
+    grids = {name: tuning.grid(base, wanted or _usual(name)) for name in trained}
+    chosen = tuning.same_budget(grids, trials) if trained else {}
     columns = {"text": text, "answer": answer, "image": image, "choices": choices, "label": label, "id": id_}
     columns |= {"group": group_by}
     dataset = read_dataset(data, columns | {"validation": validation, "test": test, "number": number}, classes, limit)
-    case = tuning.Case(dataset, load(model_name(model, dataset.classes)), tuple(seed or [100]), engine, precision)
+    backbone = load(model_name(model, dataset.classes))
+    case = tuning.Case(dataset, backbone, tuple(seed or [100]), engine, precision, validation_alone)
     layouts = {name: Layout(1, 1, 1) if name in UNDIVIDED else Layout(shards, slices, 1) for name in methods}
     plans = {name: (layouts[name], METHODS[name]) for name in methods}
+    tuned = None
+    if start is not None:
+        from s3t.analytic.choosing import RIDGES
+        from s3t.floors import tune_head
+
+        forms = of_head.get("form") or (get_args(Form) if len(dataset.classes) > 1 else ("ridge",))
+        tuned = tune_head(case, start, base, forms, of_head.get("ridge") or RIDGES, records)
     tried = tuning.tune(case, plans, chosen, lambda trial: typer.echo(_told(trial, wanted, case.metric), err=True))
-    written = tuning.write(out, case, tried, layouts)
-    lines = [f"{name}: {_told(trial, wanted, case.metric)}" for name, trial in tuning.best(tried).items()]
+    best = tuning.best(tried)
+    if tuned is not None and floor:
+        from s3t.floors import tune_share
+
+        shares = {name: tune_share(case, plans[name], best[name].recipe, tuned) for name in trained}
+        tuned = replace(tuned, shares=shares)
+    written = tuning.write(out, case, tried, layouts, tuned)
+    lines = [f"{name}: {_told(trial, wanted, case.metric)}" for name, trial in best.items()]
+    if tuned is not None:
+        found = tuned.best
+        said = f"form={found.head.form} ridge={found.head.ridge:.4g} temperature={found.head.temperature:.4g}"
+        lines.append(f"{HEAD}: {said}: {case.metric} {found.score:.4f}")
+        lines += [f"{name} with --floor {tuned.share(name)}" for name in tuned.shares]
     print_result(as_json, written, "\n".join(["best on validation:", *lines, f"all trials: {out}"]))
+
+
+def _start(pairs: list[str], grid: dict[str, list[Any]]) -> AnalyticHead:
+    """Return the head that ridge, form and temperature are chosen for. RecipeError if it declares them, and for a bad grid."""
+    raw = head_fields(pairs)
+    for name in ("ridge", "form", "temperature"):
+        if name in raw:
+            remedy = "leave it out" if name == "temperature" else f"say --grid {name}={raw[name]}"
+            raise RecipeError(f"--head {name}={raw[name]} declares what is chosen here; {remedy}")
+    head = AnalyticHead.from_json(raw)
+    for name, values in grid.items():
+        for value in values:
+            replace(head, **{name: value})
+    return head
+
+
+def _check(
+    trained: list[str],
+    start: AnalyticHead | None,
+    of_head: list[str],
+    of_recipes: list[str],
+    trials: int | None,
+    records: int | None,
+    *,
+    floor: bool,
+    alone: bool,
+) -> None:
+    """Raise RecipeError for what is said of an analytic head, or of trained methods, where there is none."""
+    if start is None and (of_head or records is not None or floor):
+        what = of_head[0] if of_head else "--floor" if floor else f"--records {records}"
+        raise RecipeError(f"{what} is for an analytic head; tune one too, with --method {HEAD}, or leave it out")
+    if not trained and (of_recipes or trials is not None or floor or alone):
+        what = of_recipes[0] if of_recipes else "--trials" if trials else "--floor" if floor else "--validation-alone"
+        raise RecipeError(f"{what} is for methods that train, and {HEAD} is none; its grid is of ridge and form")
+    if floor and not alone:
+        raise RecipeError(
+            "--floor beside chains that are trained on training records would make the share depend on them; "
+            "say --validation-alone too, or declare a share without tuning"
+        )
 
 
 def _usual(method: str) -> Any:

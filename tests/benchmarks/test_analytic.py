@@ -1,9 +1,8 @@
-"""What the benchmark of analytic heads rests on: columns of features, a choice that sees validation alone, histories."""
+"""What the benchmark of analytic heads rests on: columns of features, histories, deletions."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.analytic import (
-    RIDGES,
-    TEMPERATURES,
-    Part,
-    accuracy,
-    calibrated,
-    choose,
-    cross_entropy,
-    deletions,
-    featured,
-    histories,
-    same,
-)
+from benchmarks.analytic import deletions, featured, histories, same
 from benchmarks.apart import apart
 from benchmarks.synthetic import made_features, synthetic
 from s3t.analytic import sums as summing
+from s3t.analytic.choosing import Part
 from s3t.analytic.head import LEVELS, AnalyticHead
 from s3t.analytic.solving import solve
 from s3t.analytic.sums import Sums
 from s3t.backbone import Backbone
-
-FORMS = ("ridge", "balanced", "prototypes")
 
 
 def part(records: int = 60, features: int = 5, seed: int = 0) -> Part:
@@ -52,57 +38,6 @@ def test_columns_are_what_a_head_of_fewer_poolings_reads(tiny: Backbone) -> None
         assert found.head == read.head
         for name in ("train", "validation", "test"):
             assert np.array_equal(getattr(found, name).rows, getattr(read, name).rows)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_choice_answers_no_record_that_it_learned_from(form: Any) -> None:
-    """By a plain loop over folds: the scores behind the choice are those of heads on the other folds."""
-    validation, head = part(), AnalyticHead(form=form)
-    ridges = (0.01, 1.0) if form != "prototypes" else (head.ridge,)
-    scores = {ridge: np.zeros((60, 3)) for ridge in ridges}
-    for ridge in ridges:
-        for i in range(60):
-            others = [j for j in range(60) if j % 3 != i % 3]
-            found = solve(validation.sums(3, others), replace(head, ridge=ridge))
-            scores[ridge][i] = found.scores(validation.rows[i : i + 1])
-    assert choose(head, validation, 3, (0.01, 1.0)) == calibrated(head, scores, validation.answers, 40)
-
-
-def test_the_best_ridge_is_chosen_and_of_equals_the_largest_and_the_temperature_of_least_loss() -> None:
-    answers = np.array([0.0, 1.0, 1.0, 0.0])
-    right = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 0.2]])
-    wrong = 1 - right
-    found = calibrated(AnalyticHead(), {0.1: right, 0.3: right, 1.0: wrong}, answers, 12)
-    assert found.head.ridge == found.ridge == 0.3 and found.accuracy == 0.75 and found.records == 12
-    assert found.accuracies == {0.1: 0.75, 0.3: 0.75, 1.0: 0.25}
-    losses = [cross_entropy(right, answers, t) for t in TEMPERATURES]
-    assert found.cross_entropy == min(losses) and found.head.temperature == TEMPERATURES[losses.index(min(losses))]
-    assert TEMPERATURES[0] < found.head.temperature < TEMPERATURES[-1]
-
-
-def test_a_choice_is_carried_over_as_the_same_shrinkage() -> None:
-    """On ten times the records a tenth of the share: what is added to the products of features is the same."""
-    few = part()
-    many = Part(np.tile(few.rows, (10, 1)), np.tile(few.answers, 10))
-    chosen = calibrated(AnalyticHead(ridge=0.4), {0.4: np.eye(3)}, np.arange(3.0), 60).carried(600)
-    assert chosen.head.ridge == pytest.approx(0.04) and (chosen.ridge, chosen.records) == (0.4, 60)
-    added = [
-        ridge * np.diag(np.cov(p.rows.T, bias=True) * len(p.rows)).mean()
-        for p, ridge in ((few, chosen.ridge), (many, chosen.head.ridge))
-    ]
-    assert added[0] == pytest.approx(added[1])
-
-
-def test_accuracy_and_cross_entropy_by_hand() -> None:
-    scores, answers = np.array([[2.0, 0.0], [0.0, 1.0]]), np.array([0.0, 0.0])
-    assert accuracy(scores, answers) == 0.5
-    wanted = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(0.5))) / 2
-    assert cross_entropy(scores, answers, 0.5) == pytest.approx(wanted, rel=1e-12)
-
-
-def test_ridges_and_temperatures_ascend() -> None:
-    assert list(RIDGES) == sorted(set(RIDGES)) and (RIDGES[0], RIDGES[-1]) == (1e-4, 10.0)
-    assert list(TEMPERATURES) == sorted(set(TEMPERATURES)) and 1.0 in TEMPERATURES
 
 
 @pytest.mark.parametrize(("form", "place"), [("ridge", (0, 0)), ("prototypes", (0, 1))])

@@ -125,7 +125,8 @@ class Forge:
     def feature_row(self, name: str, commitment: str) -> bytes:
         """Return a row of features.bin."""
         raw = (hashlib.sha256(name.encode()).digest() * self.width)[: self.width]
-        return raw + hashlib.sha256(b"s3t features v1\x00" + bytes.fromhex(commitment) + raw).digest()[:16]
+        about = canonical_json(ENVIRONMENT) + b"\x00" + bytes.fromhex(commitment)
+        return raw + hashlib.sha256(b"s3t features v2\x00" + about + raw).digest()[:16]
 
     def put_features(self, name: str, raw: bytes, at: int = 0) -> None:
         """Write bytes into a record's row of features.bin."""

@@ -25,7 +25,7 @@ from s3t.ensembling import among as system_among
 from s3t.ensembling import combine as system_combine
 from s3t.ensembling import head_share
 from s3t.ensembling import mixed as system_mixed
-from s3t.errors import DataError, RunError
+from s3t.errors import DataError
 from s3t.records import Layout, Recipe, Record
 from s3t.system import System
 from verify import replay
@@ -520,17 +520,6 @@ def test_every_form_in_every_ensemble_holds(tmp_path: Path, form: Any, ensemble:
         system.fit([record for record in RECORDS if record.label != 2])
         system.delete(["row-003"])
         assert faults(audited(system, "E0", "E1a", records=[r for r in RECORDS if r.label != 2])) == []
-
-
-def test_certificates_do_not_cover_a_head(live: System) -> None:
-    from datetime import UTC, datetime
-
-    from verify.attest.issue import certify
-
-    request = live.delete(["row-003"]).request
-    report = audited(live, "E0")
-    with pytest.raises(RunError, match="an analytic head serves, and certificates cannot name what it depends on"):
-        certify(live.path, request, report, None, issued=datetime.now(UTC))
 
 
 def test_the_head_stands_apart_from_nodes(live: System) -> None:

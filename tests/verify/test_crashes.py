@@ -16,7 +16,7 @@ from verify import crash
 from verify.attest import keys
 from verify.cli import main
 from verify.crashes import __main__ as playing
-from verify.crashes.__main__ import ENGINES, Point, Stage, chosen, works
+from verify.crashes.__main__ import ENGINES, WORKS, Point, Stage, chosen
 from verify.crashes.bench import Work
 from verify.crashes.deletions import Recover
 
@@ -82,10 +82,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Stage:
 
 def test_nothing_is_lost_at_some_points_of_every_work(shared: Stage) -> None:
     every = {
-        (engine, work.name, how)
-        for engine in ENGINES
-        for work in works(engine)
-        for how in ("kill", "synchronised", "part")
+        (engine, work.name, how) for engine in ENGINES for work in WORKS for how in ("kill", "synchronised", "part")
     }
     points = chosen(shared, len(every), seed=1)
     assert {(point.engine, point.work, point.how) for point in points} == every
@@ -93,7 +90,7 @@ def test_nothing_is_lost_at_some_points_of_every_work(shared: Stage) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "work"), [(engine, work) for engine in ENGINES for work in works(engine)])
+@pytest.mark.parametrize(("engine", "work"), [(engine, work) for engine in ENGINES for work in WORKS])
 def test_nothing_is_lost_at_any_point(stage: Stage, engine: str, work: type[Work]) -> None:
     points = list(stage.points(engine, work.name))
     assert len(points) > 30

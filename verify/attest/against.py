@@ -10,11 +10,12 @@ from typing import Any
 
 from s3t.records import sha256
 from verify import derive
-from verify.attest import AttestError, tensors
+from verify.attest import AttestError, headed, tensors
 from verify.attest.chain import BrokenError, Chain, Survivors, read_chain, survivors
-from verify.attest.check import holds, undecided, violated
+from verify.attest.check import chains_of, holds, undecided, violated
 from verify.attest.envelope import canonical
 from verify.report import Finding
+from verify.state import HEAD_NAME
 
 LEAF = 32
 
@@ -41,13 +42,14 @@ def against(statement: Mapping[str, Any], run: Path) -> list[Finding]:
         config = json.loads(raw)
         now = survivors(chain, predicate["ledger"]["entries"], config["plan"]["orders"], predicate["run"]["slices"])
         entries = {
-            node["entry"]: chain.body(node["entry"], "train") for c in predicate["served"] for node in c["nodes"]
+            node["entry"]: chain.body(node["entry"], "train") for c in chains_of(predicate) for node in c["nodes"]
         }
         wrong = [
             *_created(chain, predicate),
             *_configured(config, predicate),
             *_selected(now, predicate),
             *_nodes(entries, config, predicate),
+            *headed.facts(chain, config, predicate),
         ]
     except BrokenError as error:
         wrong = [str(error)]
@@ -62,6 +64,7 @@ def against(statement: Mapping[str, Any], run: Path) -> list[Finding]:
         holds("run", "configuration, selection and nodes are as certified"),
     ]
     found += [_leaves(run, predicate), *_tensors(statement, run, config, entries, chain)]
+    found += headed.compare(statement, run, chain)
     return found + _moved(chain, size)
 
 
@@ -128,7 +131,7 @@ def _selected(now: Survivors, predicate: Mapping[str, Any]) -> Iterator[str]:
 def _nodes(
     entries: Mapping[int, Mapping[str, Any]], config: Mapping[str, Any], predicate: Mapping[str, Any]
 ) -> Iterator[str]:
-    for chain in predicate["served"]:
+    for chain in chains_of(predicate):
         for node in chain["nodes"]:
             entry, prefix = entries[node["entry"]], node["prefix"]
             told = (node["key"], node["parent"], chain["shard"], prefix, node["reads"]["rows"])
@@ -164,11 +167,11 @@ def _tensors(
     entries: Mapping[int, Mapping[str, Any]],
     chain: Chain,
 ) -> list[Finding]:
-    """Recompute the digests of all served tensors, save those of nodes that a later request dropped."""
+    """Recompute the digests of all served tensors of nodes, save of those that a later request dropped."""
     predicate, stages = statement["predicate"], config["plan"]["stages"]
     hit = {tuple(slot) for seq in _later(chain, predicate, "request") for slot in chain.body(seq, "request")["slots"]}
-    found, seen, dropped = list[Finding](), list[tensors.Stored](), set[str]()
-    for told in predicate["served"]:
+    found, seen, dropped = list[Finding](), list[tensors.Stored](), {HEAD_NAME}
+    for told in chains_of(predicate):
         named = [(node["key"], node["name"]) for node in told["nodes"]]
         for part, node in zip(tensors.served_parts(stages, named), told["nodes"], strict=True):
             if any((told["shard"], piece) in hit for piece in node["prefix"]):

@@ -2,6 +2,9 @@
 
 Findings are of level A. VIOLATED: signature, form, proof or run contradict the certificate. UNDECIDED: the signer is
 unknown, the run cannot be read or has moved on, or the certificate itself states UNDECIDED.
+
+An analytic head's tensors are the exception: against a run they are solved anew (:mod:`verify.attest.headed`), which takes
+torch and the run's records; without either, that one finding is UNDECIDED.
 """
 
 from __future__ import annotations
@@ -15,7 +18,10 @@ from typing import Any
 from verify.attest import PREDICATE, STATEMENT, AttestError, merkle
 from verify.attest.envelope import Sealed, unseal
 from verify.attest.keys import find_public
+from verify.combining import among, share
+from verify.plans import ANALYTIC, Plan
 from verify.report import Finding, Report, Verdict, combine
+from verify.state import HEAD, HEAD_NAME
 
 LEVEL = "A"
 FIELDS = frozenset(
@@ -134,9 +140,9 @@ def _stated(predicate: Mapping[str, Any]) -> list[str]:
 
 
 def _served(predicate: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """What serves follows from the selection's inputs; weights are equal; every subject is of a served node."""
-    wrong = []
-    served = {chain["shard"]: chain for chain in predicate["served"]}
+    """What serves and its weights follow from the selection's inputs; every subject is of a served node."""
+    wrong = [*_head(predicate, names)]
+    served = {chain["shard"]: chain for chain in chains_of(predicate)}
     choices = {choice["shard"]: choice for choice in predicate["selection"]["shards"]}
     if sorted(choices) != list(range(predicate["run"]["shards"])):
         wrong.append("its selection does not cover every shard")
@@ -152,12 +158,10 @@ def _served(predicate: Mapping[str, Any], names: Sequence[str]) -> list[str]:
             != choice["considered"][best]["order"][: choice["considered"][best]["length"]]
         ):
             wrong.append(f"what serves for shard {shard} is not the chain that was chosen")
-    if len(served) != len(predicate["served"]) or sorted(set(choices) - set(served)) != predicate["offline"]:
+    offline = [] if predicate["run"]["method"] == ANALYTIC else sorted(set(choices) - set(served))
+    if len(served) != len(chains_of(predicate)) or offline != predicate["offline"]:
         wrong.append("live and offline shards do not add up")
-    lengths = {shard: len(chain["nodes"]) for shard, chain in served.items()}
-    if predicate["run"].get("weights", "equal") == "equal":
-        lengths = dict.fromkeys(lengths, 1)
-    if any(chain["weight"] != lengths[shard] / sum(lengths.values()) for shard, chain in served.items()):
+    if [chain["weight"] for chain in predicate["served"]] != _weights(predicate):
         wrong.append("the ensemble weights do not follow from what serves")
     nodes = [node["name"] for chain in predicate["served"] for node in chain["nodes"]]
     if {name.partition(":")[0] for name in names} - set(nodes) or len(set(nodes)) != len(nodes):
@@ -169,6 +173,48 @@ def _served(predicate: Mapping[str, Any], names: Sequence[str]) -> list[str]:
                 or node["environment"] not in predicate["environments"]
             ):
                 wrong.append(f"node {node['name']} has another parent or an unknown environment")
+    return wrong
+
+
+def chains_of(predicate: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what the certificate says of the chains that serve: all that serves but the analytic head."""
+    return [chain for chain in predicate["served"] if chain["shard"] != HEAD[0]]
+
+
+def head_of(predicate: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what the certificate says of the analytic head that serves, None if none does."""
+    return next((entry for entry in predicate["served"] if entry["shard"] == HEAD[0]), None)
+
+
+def _weights(predicate: Mapping[str, Any]) -> list[float]:
+    """Return what everything that serves weighs, chains in their order and the head behind them."""
+    run, lengths = predicate["run"], [len(chain["nodes"]) for chain in chains_of(predicate)]
+    told, weights = run.get("head"), run.get("weights", "equal")
+    part = told["share"] if told else 0.0
+    plan = Plan(run["method"], run["shards"], run["slices"], 1, (), (), eager=False, share=part, weights=weights)
+    own = [share(plan, lengths)] if head_of(predicate) else []
+    return [(1 - sum(own)) * weight for weight in among(plan, lengths)] + own
+
+
+def _head(predicate: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """An analytic head serves if one is declared, its features were made and a record is retained; it read all that are."""
+    told, entry = predicate["run"].get("head"), head_of(predicate)
+    retained = predicate["commitments"]["rows"] - predicate["deleted"]
+    if (entry is not None) != (told is not None and told["made"] is not None and retained > 0):
+        return ["whether an analytic head serves does not follow from what is declared, made and retained"]
+    if entry is None or told is None:
+        return []
+    node, wrong = entry["nodes"][0], []
+    if (len(entry["nodes"]), entry["order"]) != (1, 0):
+        wrong.append("the analytic head is not one node of order 0")
+    if (node["name"], node["prefix"], node["parent"], node["entry"]) != (HEAD_NAME, [], None, told["made"]):
+        wrong.append("the analytic head bears another node's name or place, or other features than those made")
+    if node["reads"]["rows"] != retained:
+        wrong.append(f"the analytic head read {node['reads']['rows']} records, and {retained} are retained")
+    if node["solved"] not in predicate["environments"]:
+        wrong.append("the analytic head was solved in an unknown environment")
+    if {f"{HEAD_NAME}:weights", f"{HEAD_NAME}:bias"} != {n for n in names if n.partition(":")[0] == HEAD_NAME}:
+        wrong.append("the served tensors of the analytic head are not weights and bias")
     return wrong
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from s3t.errors import RunError
 from s3t.records import sha256
 from verify import derive
-from verify.attest import PREDICATE, STATEMENT, AttestError, RefusedError, merkle, need, tensors, told
+from verify.attest import PREDICATE, STATEMENT, AttestError, RefusedError, headed, merkle, need, tensors, told
 from verify.attest.envelope import canonical, seal
+from verify.binary import FILE as FEATURES
 from verify.evidence import Entry, Evidence, read_evidence
 from verify.report import LIMITS, Report, Verdict
 from verify.scan import FIXED, NODE_FILES
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PURPOSES = ("adapter", "head", "dropout", "batches")
 RULE = "per shard the longest chain that has read a row, ties by the lowest order"
+HEAD_RULE = "; the analytic head, if one is declared, its features were made and a record is retained"
 
 
 def certify(
@@ -38,7 +40,7 @@ def certify(
     """Return the signed certificate about ``request`` and what ``run`` serves now.
 
     RefusedError if ``report`` is VIOLATED, or UNDECIDED without ``undecided``; AttestError if it is about another state of
-    the run; RunError if the run is incomplete, has an analytic head that serves, or is changed meanwhile.
+    the run; RunError if the run is incomplete, serves nothing, or is changed meanwhile.
     """
     evidence = read_evidence(run)
     if evidence.problems:
@@ -53,12 +55,10 @@ def certify(
         why = first.message if first else "a level found nothing"
         raise RefusedError(f"the audit is UNDECIDED ({why}); --allow-undecided certifies it as that")
     state = derive_state(evidence)
-    if state.head:
+    if not state.chains and state.head is None:
         raise RunError(
-            "an analytic head serves, and certificates cannot name what it depends on yet: nothing is certified"
+            "every shard is offline and no analytic head serves: nothing is served that could be certified; refresh the run"
         )
-    if not state.chains:
-        raise RunError("every shard is offline: nothing is served that could be certified; refresh the run")
     statement = make_statement(evidence, state, find_request(evidence.entries, request), report)
     statement["predicate"]["issued"] = {"at": issued.strftime("%Y-%m-%dT%H:%M:%SZ"), "by": by}
     statement["predicate"]["leaks"] = leak_matrix(leaks) if leaks else None
@@ -96,6 +96,11 @@ def make_statement(evidence: Evidence, state: State, request: Entry, report: Rep
         served.append(
             {"shard": chain.shard, "order": chain.order, "weight": state.weights[chain.shard], "nodes": nodes}
         )
+    head, declared = headed.certified(evidence, state, report), state.plan.head is not None
+    if head is not None:
+        served.append(head[0])
+        environments |= head[1]
+        subjects += [tensor.subject() for tensor in head[2]]
     return {
         "_type": STATEMENT,
         "subject": subjects,
@@ -113,9 +118,13 @@ def make_statement(evidence: Evidence, state: State, request: Entry, report: Rep
             "deleted": len(state.tombstones),
             "served": served,
             "offline": list(state.offline),
-            "selection": {"rule": RULE, "shards": selection(state)},
+            "selection": {"rule": RULE + HEAD_RULE * declared, "shards": selection(state)},
             "environments": environments,
-            "stores": [*FIXED, *(f"nodes/*/{name}" for name in sorted(set.union(*NODE_FILES.values())))],
+            "stores": [
+                *FIXED,
+                *[FEATURES] * declared,
+                *(f"nodes/*/{name}" for name in sorted(set.union(*NODE_FILES.values()))),
+            ],
             "limits": list(LIMITS),
         },
     }
@@ -123,8 +132,10 @@ def make_statement(evidence: Evidence, state: State, request: Entry, report: Rep
 
 def _facts(evidence: Evidence) -> dict[str, Any]:
     run = evidence.run
-    name = str(run["model"]["name"])
+    name, head = str(run["model"]["name"]), headed.declared(run)
+    made = headed.made_at([entry.kind for entry in evidence.entries])
     return {
+        **({} if head is None else {"head": head | {"made": made}}),
         "config": evidence.run_digest,
         "method": run["plan"]["method"],
         "shards": run["plan"]["layout"]["shards"],

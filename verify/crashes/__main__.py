@@ -189,16 +189,11 @@ class Stage:
         return doing
 
 
-def works(engine: str) -> tuple[type[Work], ...]:
-    """Return the works of an engine; no certificate names an analytic head, so none is made where one serves."""
-    return tuple(work for work in WORKS if (engine, work) != (FLOOR, Certify))
-
-
 def chosen(stage: Stage, count: int | None, seed: int, engines: Sequence[str] = ENGINES) -> list[Point]:
     """Return ``count`` points at random (all if None), as many of each work, engine and way as there are."""
     groups: dict[tuple[str, str, str], list[Point]] = {}
     for engine in engines:
-        for work in works(engine):
+        for work in WORKS:
             for point in stage.points(engine, work.name):
                 groups.setdefault((engine, point.work, point.how), []).append(point)
     if count is None:
