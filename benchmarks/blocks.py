@@ -58,7 +58,7 @@ def paint(rows: pd.DataFrame) -> Figure:
     )
     left = figure.add_axes((0.215, PLOT[1], 0.27, PLOT[3]), xlabel="Test accuracy by length of chain")
     right = figure.add_axes(
-        (0.505, PLOT[1], 0.27, PLOT[3]), xlabel="Times the paper's blocks with 1 order", xscale="log"
+        (0.525, PLOT[1], 0.25, PLOT[3]), xlabel="Times the paper's blocks with 1 order", xscale="log"
     )
     for budget in budgets:
         some = found[found["budget"] == budget]
