@@ -96,14 +96,17 @@ def measure(
 
 
 def by_length(
-    folder: Path, backbone: Backbone, test: Sequence[Record], ensembles: Sequence[str]
+    folder: Path, backbone: Backbone, test: Sequence[Record], ensembles: Sequence[str], order: int = 0
 ) -> dict[str, list[float]]:
-    """Return per rule of combination the accuracy on ``test`` when chains are cut to 1, 2, ... blocks, in a healthy run."""
+    """Return per rule of combination the accuracy on ``test`` when chains are cut to 1, 2, ... blocks, in a healthy run.
+
+    The chains are those of one ``order`` (its number in the plan), in every shard; the first one's are what serves.
+    """
     from s3t.engine.numerics import Numerics
     from s3t.ensembling import combine
     from s3t.facts import Facts
     from s3t.runs import open_run
-    from s3t.selection import Chain
+    from s3t.selection import Chain, chain
     from s3t.serving import Serving
 
     run = open_run(folder)
@@ -111,11 +114,12 @@ def by_length(
         facts = Facts(run.ledger, run.config.plan)
         facts.update()
         serving, numerics = Serving(run, backbone), Numerics.of(run.config.kernel)
+        found = [chain(shard, order, facts.plan, facts.alive) for shard in range(facts.plan.layout.shards)]
         rows = backbone.encode([record.inputs for record in test], run.config.recipe.max_length)
         labels = [record.label for record in test]
         out: dict[str, list[float]] = {rule: [] for rule in ensembles}
         for length in range(1, run.config.plan.layout.slices + 1):
-            cut = {s: Chain(s, chain.order, chain.nodes[:length]) for s, chain in facts.chains().items()}
+            cut = {whole.shard: Chain(whole.shard, order, whole.nodes[:length]) for whole in found if whole}
             scored = numerics.score({s: serving.load(facts, chain) for s, chain in cut.items()}, rows)
             logits = {s: scores.numpy() for s, scores in scored.items()}
             for rule in ensembles:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from s3t.analytic.head import AnalyticHead
 from s3t.design import PAPER, Design
-from s3t.errors import LayoutError, did_you_mean
+from s3t.errors import LayoutError, RecipeError, did_you_mean
 from s3t.orders import Rule, cyclic
 from s3t.orders.rule import CYCLIC
 from s3t.records import Layout, Order, Recipe
@@ -193,3 +193,29 @@ def s3t_plan(layout: Layout, recipe: Recipe, layers: int, design: Design = PAPER
     )
     orders = tuple(cyclic(layout.slices, layout.budget))
     return Plan("s3t", layout, orders, stages, design=design.over(layout.slices))
+
+
+def shared_rank(recipe: Recipe, plan: Plan, layers: int) -> Recipe:
+    """Return ``recipe`` with the rank at which a whole chain of ``plan`` stores as many LoRA weights as the paper's blocks do
+    at the recipe's own rank, in a model of so many ``layers``; a node's head and configuration aside.
+
+    The paper's blocks are on ``layers // slices`` layers each. A plan that stores adapters on f times as many layers in all
+    (stacked blocks, or snapshots of one adapter) has the rank divided by f, to the nearest whole number, ties to the even one,
+    and at least 1. ``alpha`` goes along, so that what the matrices' product is multiplied by stays: alpha / rank, with
+    ``rslora`` alpha / sqrt(rank). Raises LayoutError if there is nothing to share: no chains of LoRA, more slices than layers,
+    or as many layers as the paper's; RecipeError for adapters without a rank, or a rank that is out of range.
+    """
+    if not plan.stages or any(stage.kind != "lora" for stage in plan.stages):
+        raise LayoutError(f"{plan.method} stores no LoRA adapters, so there is no rank to share; leave it out")
+    if recipe.adapter != "lora":
+        raise RecipeError(f"adapter={recipe.adapter!r} has no rank to share; leave it out, or use adapter='lora'")
+    paper = sum(map(len, top_down_blocks(layers, plan.layout.slices)))
+    stored = sum(len(stage.layers) for stage in plan.stages)
+    if stored == paper:
+        raise LayoutError(
+            f"a chain stores adapters on {stored} layers, as many as the paper's blocks, so there is no rank to share; leave "
+            "it out, or lay the blocks otherwise, for example stacked"
+        )
+    rank = max(1, round(recipe.rank * paper / stored))
+    whole = recipe.alpha * rank / recipe.rank
+    return replace(recipe, rank=rank, alpha=whole if not recipe.rslora else recipe.alpha * (rank / recipe.rank) ** 0.5)

@@ -16,9 +16,9 @@ from s3t import S3T
 from s3t.backbone import Backbone
 from s3t.building import Builder
 from s3t.design import PAPER, Design
-from s3t.errors import LayoutError
+from s3t.errors import LayoutError, RecipeError
 from s3t.graph import Node, node_key
-from s3t.plan import Plan, s3t_plan, top_down_blocks
+from s3t.plan import Plan, s3t_plan, shared_rank, top_down_blocks
 from s3t.records import Layout, Recipe, Record
 from s3t.system import System
 from verify.audit import audit
@@ -82,6 +82,67 @@ def test_stacked_blocks_are_on_all_layers() -> None:
     for given in ({"block_layers": 2}, {"bottom_up": True}):
         with pytest.raises(LayoutError, match="stacked blocks are on all layers"):
             Design(stacked=True, **given)  # type: ignore[arg-type]
+
+
+STACKED = Design(stacked=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "design", "layers", "slices", "rank", "expected"),
+    [
+        ("s3t", STACKED, 6, 3, 12, 4),
+        ("s3t", STACKED, 6, 3, 8, 3),
+        ("s3t", STACKED, 7, 3, 12, 3),  # the paper's blocks leave a layer out: 6 of 7, 12 * 6 / 21 = 3.4
+        ("s3t", STACKED, 6, 6, 2, 1),
+        ("s3t", Design(1), 6, 3, 8, 16),
+        ("s3t", Design((3, 1, 1)), 6, 3, 10, 12),
+        ("sequential", None, 6, 3, 12, 4),
+        ("sisa-lora-lazy", None, 12, 4, 8, 2),
+    ],
+)
+def test_a_shared_rank_makes_a_chain_store_as_much_as_the_papers(
+    method: str, design: Design | None, layers: int, slices: int, rank: int, expected: int
+) -> None:
+    recipe = Recipe(rank=rank, alpha=24.0, lr=1e-3)
+    layout = Layout(2, slices, 1)
+    plan = make_plan(method, layout, recipe, layers, design=design)
+    found = shared_rank(recipe, plan, layers)
+    assert found == dataclasses.replace(recipe, rank=expected, alpha=24.0 * expected / rank)
+    kept = dataclasses.replace(recipe, rslora=True)
+    assert shared_rank(kept, plan, layers).alpha / expected**0.5 == pytest.approx(24.0 / rank**0.5)
+    stored = sum(len(stage.layers) for stage in plan.stages)
+    paper = sum(len(stage.layers) for stage in s3t_plan(layout, recipe, layers).stages)
+    others = [abs(other * stored - rank * paper) for other in range(1, 2 * rank + 1)]
+    assert abs(expected * stored - rank * paper) == min(others), "no other rank is nearer"
+
+
+@pytest.mark.parametrize(
+    ("method", "design", "slices", "changes", "message"),
+    [
+        (
+            "s3t",
+            None,
+            3,
+            {},
+            "stores adapters on 6 layers, as many as the paper's blocks, so there is no rank to share",
+        ),
+        ("s3t", Design(bottom_up=True), 3, {}, "as many as the paper's blocks"),
+        ("s3t", STACKED, 1, {}, "as many as the paper's blocks"),
+        ("s3t", STACKED, 7, {}, "slices=7 exceeds the model's 6 layers"),
+        ("retrain-lora", None, 1, {}, "as many as the paper's blocks"),
+        ("sisa-full", None, 3, {}, "sisa-full stores no LoRA adapters, so there is no rank to share; leave it out"),
+        ("analytic", None, 1, {}, "analytic stores no LoRA adapters"),
+        ("s3t", STACKED, 3, {"adapter": "ia3"}, "adapter='ia3' has no rank to share"),
+        ("s3t", Design(1), 3, {"rank": 1000}, "rank=2000 is out of range: give 1 to 1024"),
+    ],
+)
+def test_a_rank_that_cannot_be_shared(
+    method: str, design: Design | None, slices: int, changes: dict[str, Any], message: str
+) -> None:
+    recipe = Recipe(**changes)
+    plan = make_plan(method, Layout(1, slices, 1), recipe, 6, design=design)
+    with pytest.raises((LayoutError, RecipeError), match=message):
+        shared_rank(recipe, plan, 6)
 
 
 def test_more_slices_than_layers_are_refused_by_every_design_that_deals_out_layers() -> None:
@@ -291,9 +352,25 @@ def test_the_command_line_declares_and_audits_a_design(table: Path, tmp_path: Pa
     assert code == 0, out
 
 
+def test_the_command_line_shares_the_rank(table: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--data", table, "--classes", "a,b", "--model", "tiny", "--epochs", 1, "--rank", 4, "--no-duplicates")
+    options += ("--shards", 1, "--slices", 2, "--stacked", "--share-rank")
+    code, _, err = said("train", run, *options)
+    assert code == 0, err
+    config = json.loads((run / "run.json").read_text())
+    assert (config["recipe"]["rank"], config["recipe"]["alpha"]) == (2, 8.0)
+    assert config["plan"]["design"] == {"stacked": True}
+    assert said("train", run, *options)[0] == 0, "the same command continues it"
+    code, out, _ = said("verify", run, "--level", "E0", "--level", "E1a", "--no-isolate")
+    assert code == 0, out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--share-rank",), "a chain stores adapters on 6 layers, as many as the paper's blocks"),
+        (("--method", "sisa-full", "--share-rank"), "sisa-full stores no LoRA adapters"),
         (("--block-layers", "two"), "--block-layers 'two' are no numbers of layers; write 2, or 3,2,2"),
         (("--block-layers", "2,,1"), "--block-layers '2,,1' are no numbers of layers"),
         (("--block-layers", "0"), "block_layers=0 leaves a block without a layer"),

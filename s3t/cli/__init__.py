@@ -46,7 +46,9 @@ from s3t.cli.options import (
     Limit,
     Number,
     Pool,
+    Prior,
     Run,
+    ShareRank,
     Stacked,
     Test,
     TextColumn,
@@ -127,13 +129,12 @@ def train(
     slices: Annotated[int | None, typer.Option(help=f"Parts of a shard, a block each ({LAYOUT['slices']}).")] = None,
     budget: Annotated[int | None, typer.Option(help=f"Orders trained per shard ({LAYOUT['budget']}).")] = None,
     orders: Annotated[str | None, typer.Option(help=f"How orders are chosen: {', '.join(RULES)}.")] = None,
-    prior: Annotated[
-        Path | None, typer.Option(help="File with the request probability of each slice of a shard: JSON list or text.")
-    ] = None,
+    prior: Prior = None,
     horizon: Annotated[int | None, typer.Option(help=f"Requests that orders are chosen for ({HORIZON}).")] = None,
     block_layers: BlockLayers = None,
     bottom_up: BottomUp = False,
     stacked: Stacked = False,
+    share_rank: ShareRank = False,
     last_slice_only: LastSlice = False,
     fresh_head: FreshHead = False,
     floor: Floor = None,
@@ -180,26 +181,26 @@ def train(
     resources = Resources(cache_gb, workers, executor, threads, address, gpus, exchange)
     layout = choose_layout(method, {"shards": shards, "slices": slices, "budget": budget})
     fields = {"epochs": epochs, "batch_size": batch_size, "rank": rank, "lr": lr, "head_lr": head_lr}
-    chosen = choose_recipe(
-        {**fields, "max_length": max_length}, recipe or [], None if tuned is None else (tuned, method)
-    )
+    fields |= {"max_length": max_length}
+    chosen = choose_recipe(fields, recipe or [], None if tuned is None else (tuned, method))
     rule = choose_rule(method, orders, prior, horizon, seed)
     shape = {"bottom_up": bottom_up, "cumulative": not last_slice_only, "fresh_head": fresh_head, "stacked": stacked}
     design = choose_design(block_layers, **shape)
     columns = {"text": text, "answer": answer, "image": image, "choices": choices, "label": label, "id": id_}
-    columns |= {"group": group_by}
-    columns |= {"validation": validation, "test": test, "number": number}
+    columns |= {"group": group_by, "validation": validation, "test": test, "number": number}
     dataset = read_dataset(data, columns, classes, limit)
 
     from baselines.methods import make_plan
     from s3t.backbone import load
     from s3t.describing import check_slots
     from s3t.partition import KEY_BYTES
+    from s3t.plan import shared_rank
     from s3t.system import System
 
     backbone = load(model_name(model, dataset.classes))
     beside = choose_head(head, tuned if method == "analytic" else None, backbone)
     plan = make_plan(method, layout, chosen, backbone.layers, rule, design, beside, floor, weights, pool)
+    chosen = shared_rank(chosen, plan, backbone.layers) if share_rank else chosen
     key = None if run.exists() else secrets.token_bytes(KEY_BYTES)
     system = System.create(
         run,

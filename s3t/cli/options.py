@@ -27,6 +27,9 @@ Classes = Annotated[str | None, typer.Option(help="All classes, separated by com
 Number = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Labels are numbers in this range.")]
 Validation = Annotated[str | None, typer.Option(help="File or split for tuning, never deletable.")]
 Test = Annotated[str | None, typer.Option(help="File or split for reporting, never deletable.")]
+Prior = Annotated[
+    Path | None, typer.Option(help="File with the request probability of each slice of a shard: JSON list or text.")
+]
 BlockLayers = Annotated[
     str | None,
     typer.Option(metavar="N[,N...]", help="S3T: layers per block, or one number per slice (layers // slices)."),
@@ -34,6 +37,9 @@ BlockLayers = Annotated[
 BottomUp = Annotated[bool, typer.Option("--bottom-up", help="S3T: the first block is the lowest, not the top one.")]
 Stacked = Annotated[
     bool, typer.Option("--stacked", help="S3T: every block is on all layers, beside the frozen ones before it.")
+]
+ShareRank = Annotated[
+    bool, typer.Option("--share-rank", help="Divide the rank: a chain stores as much as the paper's blocks at --rank.")
 ]
 LastSlice = Annotated[
     bool, typer.Option("--last-slice-only", help="S3T: a stage reads its last slice alone, not all up to it.")

@@ -162,6 +162,20 @@ def test_prototypes_answer_with_the_nearest_mean(make: Any) -> None:
     assert found.argmax(1).tolist() == nearest.tolist() and len(set(nearest.tolist())) == 4
 
 
+def test_prototypes_of_other_classes_stand_when_a_class_loses_a_record(make: Any) -> None:
+    """But for one scale that all classes share: docs/ANALYTIC.md, "Partitions by class". The other forms move every class."""
+    made = make(60, 5, 4)
+    left = np.delete(np.arange(60), np.flatnonzero(made.answers == 2)[0])
+    for form in FORMS:
+        before, after = (solve(made.sums(kept), AnalyticHead(form=form)) for kept in (None, left))
+        scales = (after.weights / before.weights).numpy()
+        others = scales[:, [0, 1, 3]]
+        assert (others.max() - others.min() < 1e-12) == (form == "prototypes"), form
+        assert abs(scales[:, 2] - others[0, 0]).max() > 1e-6
+        if form == "prototypes":
+            assert np.allclose((after.bias / before.bias).numpy()[[0, 1, 3]], others[0, 0], rtol=1e-12, atol=0)
+
+
 def test_balanced_gives_rare_classes_the_same_prior(make: Any) -> None:
     """The mean of two classes' means lies on their border, however many records each has; with ridge it does not."""
     made = make(300, 4, 2)

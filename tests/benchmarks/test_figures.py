@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 import benchmarks
+from benchmarks.blocks import ACCURACY, CAPACITY, MARKERS, PAPER, paint
 from benchmarks.figures import draw
 from benchmarks.floors import Life, Mixture, Served, kinds, rows_of
 from benchmarks.painters import look
 from benchmarks.planning import as_rows, curve_of_rows, draw_options
 from benchmarks.refreshes import as_rows as refreshed
-from benchmarks.rows import Header, Machine, Row, RowSet, write
+from benchmarks.rows import Header, Machine, Row, RowSet, read, write
 from benchmarks.spreads import as_row
 from s3t.contract import Cost
 from s3t.errors import DataError
@@ -244,7 +245,31 @@ def design() -> list[Row]:
     ]
 
 
-STUDIES = (survival, orders, streams, planning, refresh, executors, floors, engine, serving, deletion, design)
+def blocks() -> list[Row]:
+    """Return three layouts with one order and with all, one of which was not trained with all."""
+    rows = []
+    for name, times in ((PAPER, 1), ("stacked, equal storage", 2), ("stacked", 3)):
+        for budget, seed in itertools.product((1, 3) if times < 3 else (1,), (0, 1)):
+            about: dict[str, Any] = {
+                "question": "blocks",
+                "profile": "quick",
+                "method": "s3t",
+                "budget": budget,
+                "n": 9,
+            }
+            about |= {"shards": 4, "slices": 3, "data": "trec6", "model": "minilm", "kind": "measured", "seed": seed}
+            curve = {"variant": name, "by_length": [0.4 + 0.02 * times, 0.6, 0.8 + seed / 10]}
+            rows.append(Row(**about, metric=ACCURACY, unit="share", value=0.8, extra=curve))
+            rows += [
+                Row(**about, metric=metric, unit="of it", value=7.0 * times * budget, extra={"variant": name})
+                for metric in MARKERS
+            ]
+            about |= {"kind": "derived", "seed": None}
+            rows.append(Row(**about, metric=CAPACITY, unit="requests", value=12.0 + budget, extra={"variant": name}))
+    return rows
+
+
+STUDIES = (survival, orders, streams, planning, refresh, executors, floors, engine, serving, deletion, design, blocks)
 
 
 def everything(folder: Path) -> None:
@@ -268,7 +293,7 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
             for name in ("layouts", "survival", "orders", "streams", "service", "planner", "refresh", "executors")
         ),
         "floors-quick.png",
-        *(f"{name}-quick.png" for name in ("training", "ablation", "design", "serving", "deletion")),
+        *(f"{name}-quick.png" for name in ("training", "ablation", "design", "blocks", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
         "area-by-method-quick-trec6-600-minilm-4x3.png",
         "cost-by-deletions-quick-trec6-600-minilm-4x3.png",
@@ -304,6 +329,7 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         "serving",
         "deletion",
         "design",
+        "blocks",
         "test accuracy",
     )
     questions += ("record passes",)
@@ -381,3 +407,20 @@ def test_the_planner_draws_in_three_formats(tmp_path: Path, ending: str) -> None
     assert (tmp_path / f"front.{ending}").stat().st_size > 1000
     with pytest.raises(DataError, match=r"unknown ending '\.txt'"):
         draw_options(found, front, best, needs, tmp_path / "front.txt")
+
+
+def test_layouts_of_blocks_are_told_as_multiples_of_the_papers(tmp_path: Path) -> None:
+    """Accuracy is the mean over seeds by length of chain; costs are over those of the paper's blocks with one order."""
+    put(tmp_path / "rows", *blocks())
+    figure = paint(read(tmp_path / "rows"))
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == [PAPER, "stacked", "stacked, equal storage"]
+    points = {(float(line.get_xdata()[0]), round(float(line.get_ydata()[0]))) for line in left.lines}
+    assert {(round(x, 6), y) for x, y in points} == {
+        (round(x, 6), place) for place, first in enumerate((0.42, 0.46, 0.44)) for x in (first, 0.6, 0.85)
+    }
+    costs = sorted((round(float(line.get_ydata()[0])), float(line.get_xdata()[0])) for line in right.lines[:-1])
+    assert costs == sorted(
+        (place, float(times)) for place, all_ in enumerate(((1, 3), (3,), (2, 6))) for times in all_ for _ in MARKERS
+    )
+    assert "13.0 with 1 order and 15.0 with 3 orders" in "".join(text.get_text() for text in figure.texts)

@@ -252,7 +252,9 @@ def test_a_session_that_measures_a_part_anew_hides_nothing_else(tmp_path: Path) 
     assert sorted(published(frame)["value"]) == [0.1, 0.3, 0.9]
 
 
-@pytest.mark.parametrize(("question", "kept"), [("accuracy", [0.1, 0.2, 0.9]), ("cost", [0.9])])
+@pytest.mark.parametrize(
+    ("question", "kept"), [("accuracy", [0.1, 0.2, 0.9]), ("blocks", [0.1, 0.2, 0.9]), ("cost", [0.9])]
+)
 def test_later_sessions_add_methods_and_seeds_where_nothing_depends_on_the_session(
     tmp_path: Path, question: str, kept: list[float]
 ) -> None:
