@@ -6,7 +6,8 @@ serve in every shard, k = 1 .. slices, from one run and without deleting anythin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from s3t.records import Layout, Recipe, Record
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
+    from s3t.facts import Facts
+    from s3t.runs import Run
+    from s3t.selection import Chain
 
 DEFAULT = "default"
 ENSEMBLES = {"mean of probabilities": "mean-probabilities", "majority vote": "vote"}
@@ -95,32 +99,43 @@ def measure(
     return {name: Outcome(tuple(found[rule]), cost.record_passes, cost.layer_passes) for name, rule in rules.items()}
 
 
+@contextmanager
+def opened(folder: Path) -> Iterator[tuple[Run, Facts]]:
+    """Open the run in ``folder`` with its facts as of now."""
+    from s3t.facts import Facts
+    from s3t.runs import open_run
+
+    run = open_run(folder)
+    try:
+        facts = Facts(run.ledger, run.config.plan)
+        facts.update()
+        yield run, facts
+    finally:
+        run.close()
+
+
+def cut(facts: Facts, length: int) -> dict[int, Chain]:
+    """Return the chain of each live shard, cut to its first ``length`` blocks."""
+    return {s: replace(chain, nodes=chain.nodes[:length]) for s, chain in facts.chains().items()}
+
+
 def by_length(
     folder: Path, backbone: Backbone, test: Sequence[Record], ensembles: Sequence[str]
 ) -> dict[str, list[float]]:
     """Return per rule of combination the accuracy on ``test`` when chains are cut to 1, 2, ... blocks, in a healthy run."""
     from s3t.engine.numerics import Numerics
     from s3t.ensembling import combine
-    from s3t.facts import Facts
-    from s3t.runs import open_run
-    from s3t.selection import Chain
     from s3t.serving import Serving
 
-    run = open_run(folder)
-    try:
-        facts = Facts(run.ledger, run.config.plan)
-        facts.update()
+    with opened(folder) as (run, facts):
         serving, numerics = Serving(run, backbone), Numerics.of(run.config.kernel)
         rows = backbone.encode([record.inputs for record in test], run.config.recipe.max_length)
         labels = [record.label for record in test]
         out: dict[str, list[float]] = {rule: [] for rule in ensembles}
         for length in range(1, run.config.plan.layout.slices + 1):
-            cut = {s: Chain(s, chain.order, chain.nodes[:length]) for s, chain in facts.chains().items()}
-            scored = numerics.score({s: serving.load(facts, chain) for s, chain in cut.items()}, rows)
-            logits = {s: scores.numpy() for s, scores in scored.items()}
+            models = {s: serving.load(facts, chain) for s, chain in cut(facts, length).items()}
+            logits = {s: scores.numpy() for s, scores in numerics.score(models, rows).items()}
             for rule in ensembles:
                 said = answers(combine(logits, dict.fromkeys(logits, 1 / len(logits)), rule), run.config.classes)
                 out[rule].append(sum(int(a) == b for a, b in zip(said, labels, strict=True)) / len(labels))
         return out
-    finally:
-        run.close()
