@@ -123,10 +123,7 @@ def test_every_mode_has_a_matrix_of_its_own(mode: Mode) -> None:
     apart = set(not_planted(LEAKS, mode.name))
     for work in (full(ALL, victims=2, mode=mode), reduced(ALL, mode=mode)):
         assert not set(work) & set(full(ALL))
-        assert {leak.number for leaks in work.values() for leak in leaks} == {
-            0,
-            *(leak.number for leak in LEAKS),
-        } - apart
+        assert {leak.number for leaks in work.values() for leak in leaks} == {0, *(leak.number for leak in LEAKS)} - apart
         for place in work:
             setting = find_setting(place.setting)
             plain = find_setting(setting.name)
