@@ -22,8 +22,8 @@ from benchmarks.design import cut, opened
 from benchmarks.workbench import Workbench, describe
 from s3t.analytic.features import Reader
 from s3t.analytic.head import AnalyticHead
-from s3t.analytic.solving import Linear, Workspace, solve
-from s3t.analytic.sums import Features
+from s3t.analytic.solving import Workspace, solve
+from s3t.analytic.sums import Features, Sums
 from s3t.answers import target
 from s3t.backbone import Backbone, Encoded
 from s3t.blocks import ChainModel
@@ -71,9 +71,9 @@ class Read:
         records = Part(self.records.rows[chosen], self.records.answers[chosen])
         return Read(records, self.test, self.learned[chosen])
 
-    def linear(self, head: AnalyticHead, classes: int, work: Workspace, *, learned: bool) -> Linear:
-        """Return the head that is solved from sums over the learned records, or over all."""
-        return solve(self.records.sums(classes, np.flatnonzero(self.learned) if learned else None), head, work)
+    def sums(self, classes: int, *, learned: bool) -> Sums:
+        """Return the sums over the learned records, or over all."""
+        return self.records.sums(classes, np.flatnonzero(self.learned) if learned else None)
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,11 @@ def found(folder: Path, backbone: Backbone, train: Sequence[Record], test: Seque
         serving, numerics = Serving(run, backbone), Numerics.of(config.kernel)
 
         frozen = _read(backbone, rows, asked, answers, np.zeros(len(train), bool))
-        yield from judge.alone(FROZEN, 0, {0: frozen})
         floor = judge.scores({0: frozen}, learned=False)
-        yield from judge.alone(WHOLE, 0, {s: frozen.of(shards == s) for s in facts.chains()})
+        yield from judge.alone(FROZEN, 0, floor, [len(train)])
+        parts = {shard: frozen.of(shards == shard) for shard in facts.chains()}
+        counts = [len(part.learned) for part in parts.values()]
+        yield from judge.alone(WHOLE, 0, judge.scores(parts, learned=False), counts)
         for length in range(1, config.plan.layout.slices + 1):
             chains, reads = cut(facts, length), {}
             served = numerics.score({s: serving.load(facts, chain) for s, chain in chains.items()}, asked)
@@ -135,10 +137,11 @@ def found(folder: Path, backbone: Backbone, train: Sequence[Record], test: Seque
                 learned = np.isin(slices[mine], chain.nodes[-1].node.prefix)
                 model = adapted(run, facts.plan, chain, backbone)
                 reads[shard] = _read(model, [rows[i] for i in mine], asked, answers[mine], learned)
-            yield from judge.alone(OWN, length, reads)
-            yield from judge.alone(WHOLE, length, reads)
+            own, whole = (judge.scores(reads, learned=learned) for learned in (True, False))
+            yield from judge.alone(OWN, length, own, [int(read.learned.sum()) for read in reads.values()])
+            yield from judge.alone(WHOLE, length, whole, counts)
             yield from judge.beside(FROZEN, length, trained, floor)
-            yield from judge.beside(WHOLE, length, trained, judge.scores(reads, learned=False))
+            yield from judge.beside(WHOLE, length, trained, whole)
 
 
 def adapted(run: Run, plan: Plan, chain: Chain, backbone: Backbone) -> Backbone:
@@ -173,19 +176,19 @@ class Judge:
         for shard, whole in reads.items():
             for layers, read in ((ALL, whole), (LAST, whole.last(self._hidden))):
                 size = read.test.shape[1]
-                work = self._work.setdefault(size, Workspace(size))
+                work = self._work.get(size) or self._work.setdefault(size, Workspace(size))
+                sums = read.sums(self._classes, learned=learned)
                 for ridge in RIDGES:
-                    head = read.linear(AnalyticHead(ridge=ridge), self._classes, work, learned=learned)
-                    out.setdefault((layers, ridge), {})[shard] = head.scores(read.test)
+                    scores = solve(sums, AnalyticHead(ridge=ridge), work).scores(read.test)
+                    out.setdefault((layers, ridge), {})[shard] = scores
         return out
 
-    def alone(self, system: str, length: int, reads: Mapping[int, Read]) -> Iterator[Found]:
-        """Yield the accuracies of a system whose analytic heads answer alone."""
-        records = tuple(int(read.learned.sum()) if system == OWN else len(read.learned) for read in reads.values())
-        for (layers, ridge), told in self.scores(reads, learned=system == OWN).items():
+    def alone(self, system: str, length: int, answered: Told, records: Sequence[int]) -> Iterator[Found]:
+        """Yield the accuracies of a system whose analytic heads answer alone; ``records``: behind each, by shard."""
+        for (layers, ridge), told in answered.items():
             hot = {shard: AnalyticHead().temperature * scores for shard, scores in told.items()}
             values = [self._right(_mean(told)), self._right(_mean(hot, "mean-probabilities"))]
-            yield Found(system, length, values[0], layers, ridge, records, values[1])
+            yield Found(system, length, values[0], layers, ridge, tuple(records), values[1])
 
     def beside(self, kind: str, length: int, trained: NDArray[np.float32], beside: Told) -> Iterator[Found]:
         """Yield the accuracies of trained heads with analytic ones beside them, as a run with that share serves them."""

@@ -39,7 +39,7 @@ from benchmarks.synthetic import synthetic
 from benchmarks.workbench import slot_key
 from s3t.analytic.features import Reader
 from s3t.analytic.head import AnalyticHead
-from s3t.analytic.solving import Workspace, solve
+from s3t.analytic.solving import solve
 from s3t.backbone import Backbone
 from s3t.engine.numerics import Numerics
 from s3t.partition import slot
@@ -149,16 +149,16 @@ def made() -> Read:
 
 def test_a_later_record_leaves_the_whole_shards_head_to_the_bit() -> None:
     """And when all that the chain has not learned have left, in any order, the head over its own slices is what remains."""
-    read, work = made(), Workspace(12)
+    read = made()
     sums = read.records.sums(3)
     for i in reversed(np.flatnonzero(~read.learned)):
         sums.remove(read.records.rows[i : i + 1], read.records.answers[i : i + 1])
         kept = np.delete(np.arange(40), i)
         if i == np.flatnonzero(~read.learned)[-1]:
             without = replace(read, records=Part(read.records.rows[kept], read.records.answers[kept]))
-            assert same(solve(sums, HEAD), without.linear(HEAD, 3, work, learned=False))
-    assert same(solve(sums, HEAD), read.linear(HEAD, 3, work, learned=True))
-    assert not same(solve(sums, HEAD), read.linear(HEAD, 3, work, learned=False))
+            assert same(solve(sums, HEAD), solve(without.sums(3, learned=False), HEAD))
+    assert same(solve(sums, HEAD), solve(read.sums(3, learned=True), HEAD))
+    assert not same(solve(sums, HEAD), solve(read.sums(3, learned=False), HEAD))
 
 
 def test_the_last_layer_and_some_records_are_parts_of_what_was_read(trained: Trained, tiny: Backbone) -> None:
