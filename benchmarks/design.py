@@ -6,7 +6,8 @@ serve in every shard, k = 1 .. slices, from one run and without deleting anythin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,9 @@ from s3t.records import Layout, Recipe, Record
 
 if TYPE_CHECKING:
     from s3t.backbone import Backbone
+    from s3t.facts import Facts
+    from s3t.runs import Run
+    from s3t.selection import Chain
 
 DEFAULT = "default"
 ENSEMBLES = {"mean of probabilities": "mean-probabilities", "majority vote": "vote"}
@@ -95,6 +99,29 @@ def measure(
     return {name: Outcome(tuple(found[rule]), cost.record_passes, cost.layer_passes) for name, rule in rules.items()}
 
 
+@contextmanager
+def opened(folder: Path) -> Iterator[tuple[Run, Facts]]:
+    """Open the run in ``folder`` with its facts as of now."""
+    from s3t.facts import Facts
+    from s3t.runs import open_run
+
+    run = open_run(folder)
+    try:
+        facts = Facts(run.ledger, run.config.plan)
+        facts.update()
+        yield run, facts
+    finally:
+        run.close()
+
+
+def cut(facts: Facts, length: int, order: int = 0) -> dict[int, Chain]:
+    """Return the chain of one ``order`` (its number in the plan) of each shard that has it, cut to ``length`` blocks."""
+    from s3t.selection import chain
+
+    found = [chain(shard, order, facts.plan, facts.alive) for shard in range(facts.plan.layout.shards)]
+    return {whole.shard: replace(whole, nodes=whole.nodes[:length]) for whole in found if whole}
+
+
 def by_length(
     folder: Path, backbone: Backbone, test: Sequence[Record], ensembles: Sequence[str], order: int = 0
 ) -> dict[str, list[float]]:
@@ -104,27 +131,17 @@ def by_length(
     """
     from s3t.engine.numerics import Numerics
     from s3t.ensembling import combine
-    from s3t.facts import Facts
-    from s3t.runs import open_run
-    from s3t.selection import Chain, chain
     from s3t.serving import Serving
 
-    run = open_run(folder)
-    try:
-        facts = Facts(run.ledger, run.config.plan)
-        facts.update()
+    with opened(folder) as (run, facts):
         serving, numerics = Serving(run, backbone), Numerics.of(run.config.kernel)
-        found = [chain(shard, order, facts.plan, facts.alive) for shard in range(facts.plan.layout.shards)]
         rows = backbone.encode([record.inputs for record in test], run.config.recipe.max_length)
         labels = [record.label for record in test]
         out: dict[str, list[float]] = {rule: [] for rule in ensembles}
         for length in range(1, run.config.plan.layout.slices + 1):
-            cut = {whole.shard: Chain(whole.shard, order, whole.nodes[:length]) for whole in found if whole}
-            scored = numerics.score({s: serving.load(facts, chain) for s, chain in cut.items()}, rows)
-            logits = {s: scores.numpy() for s, scores in scored.items()}
+            models = {s: serving.load(facts, chain) for s, chain in cut(facts, length, order).items()}
+            logits = {s: scores.numpy() for s, scores in numerics.score(models, rows).items()}
             for rule in ensembles:
                 said = answers(combine(logits, dict.fromkeys(logits, 1 / len(logits)), rule), run.config.classes)
                 out[rule].append(sum(int(a) == b for a, b in zip(said, labels, strict=True)) / len(labels))
         return out
-    finally:
-        run.close()
