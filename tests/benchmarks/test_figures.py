@@ -15,7 +15,7 @@ import pytest
 import benchmarks
 from benchmarks.blocks import ACCURACY, CAPACITY, MARKERS, PAPER, paint
 from benchmarks.figures import draw
-from benchmarks.floors import Life, Mixture, Served, kinds, rows_of
+from benchmarks.floors import BESIDE, Life, Mixture, Served, kinds, rows_of
 from benchmarks.painters import look
 from benchmarks.planning import as_rows, curve_of_rows, draw_options
 from benchmarks.refreshes import as_rows as refreshed
@@ -184,7 +184,7 @@ def floors() -> list[Row]:
             "data": data,
             "seed": seed,
         }
-        found = (("analytic", Mixture(1.0)), ("s3t", Mixture(0.0)), ("s3t+floor", Mixture(0.5)))
+        found = (("analytic", Mixture(1.0)), ("s3t", Mixture(0.0)), ("s3t+floor", BESIDE))
         points = tuple(
             Served(d, dict(zip(found, (0.8, 0.9 - d / 10, 0.9 - d / 100), strict=True)), 1.0) for d in (0, 2, 5)
         )

@@ -78,7 +78,7 @@ def test_rows_of_a_life() -> None:
     assert {tuple(row["extra"].get("live", ())) for row in areas} == {(), (1.0, 1.0, 0.0)}
     others = [row for row in rows if row["metric"] != AREA]
     told = {(row["method"], row["extra"]["share"]) for row in others}
-    assert told == {("s3t", 0.0), ("s3t+floor", 0.5), (HEAD, 1.0)} and len(SHOWN) == 3
+    assert told == {("s3t", 0.0), ("s3t+floor", 0.25), (HEAD, 1.0)} and len(SHOWN) == 3
     costs = {(row["method"], row["metric"]): (row["value"], row["unit"]) for row in others}
     assert costs["s3t", "bytes stored"] == (100, "bytes") and costs["s3t+floor", "bytes stored"] == (140, "bytes")
     assert costs[HEAD, "bytes stored"] == (40, "bytes") and costs[HEAD, "record passes"] == (0, "records")
