@@ -12,7 +12,7 @@ import torch
 from s3t.analytic.choosing import Numbers, Part, read
 from s3t.analytic.features import Reader
 from s3t.analytic.head import AnalyticHead, Pooling
-from s3t.analytic.solving import Linear, solve
+from s3t.analytic.solving import Linear, Workspace, solve
 from s3t.analytic.sums import Features, Sums
 from s3t.backbone import Backbone
 from s3t.records import Dataset
@@ -103,12 +103,16 @@ class Deletion:
 
 
 def deletions(part: Part, classes: int, head: AnalyticHead, victims: Sequence[int]) -> list[Deletion]:
-    """Delete records one by one, with the solution after each, timed. The first, which warms up, is not counted."""
+    """Delete records one by one, with the solution after each as a server makes it, timed.
+
+    The first, which warms up, is not counted.
+    """
     sums, found = part.sums(classes), []
+    workspace = Workspace(part.rows.shape[1])
     for victim in victims:
         started = perf_counter()
         sums.remove(part.rows[victim : victim + 1], part.answers[victim : victim + 1])
         removed = perf_counter()
-        solve(sums, head)
+        solve(sums, head, workspace)
         found.append(Deletion(removed - started, perf_counter() - removed))
     return found[1:]

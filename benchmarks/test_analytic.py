@@ -16,12 +16,12 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from benchmarks.analytic import Featured, deletions, featured, histories
+from benchmarks.analytic import Deletion, Featured, deletions, featured, histories
 from benchmarks.apart import Step, apart
 from benchmarks.profiles import PROFILES
 from benchmarks.timings import bounds
 from benchmarks.workbench import Workbench
-from s3t.analytic.choosing import FOLDS, RIDGES, TEMPERATURES, Choice, accuracy, choose, cross_entropy
+from s3t.analytic.choosing import FOLDS, RIDGES, TEMPERATURES, accuracy, choose, cross_entropy
 from s3t.analytic.head import AnalyticHead, Form, Pooling
 from s3t.analytic.solving import solve
 
@@ -74,19 +74,97 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("records", SIZES[name].streams if name in SIZES else ())
 
 
-def test_analytic(benchmark: Any, bench: Workbench, data: str) -> None:
-    """Every form on every choice of features, before and after deletions; then deletions timed, and histories."""
+@pytest.fixture(scope="module")
+def features() -> dict[str, list[Featured]]:
+    """What each head reads of each data set, once it was read."""
+    return {}
+
+
+Read = Callable[[], list[Featured]]
+"""Returns what each head reads of the data set."""
+
+
+@pytest.fixture
+def reading(bench: Workbench, data: str, features: dict[str, list[Featured]]) -> Read:
+    """Read the data set's features when they are first asked for, and add rows of what that took."""
+
+    def read() -> list[Featured]:
+        if data not in features:
+            add = partial(bench.add, **_about(bench, data))
+            features[data] = list(_features(bench, data, SIZES[bench.profile.name], add))
+        return features[data]
+
+    return read
+
+
+def _about(bench: Workbench, data: str) -> dict[str, Any]:
+    return {**ABOUT, "data": bench.dataset(data).name, "model": bench.profile.model, "kind": "measured"}
+
+
+def test_accuracy(benchmark: Any, bench: Workbench, data: str, reading: Read) -> None:
+    """Every form on every choice of features, before and after deletions."""
     benchmark.group = f"analytic head: {data}"
-    size, dataset = SIZES[bench.profile.name], bench.dataset(data)
-    about = {**ABOUT, "data": dataset.name, "model": bench.profile.model, "kind": "measured"}
-    add = partial(bench.add, **about)
+    size, about = SIZES[bench.profile.name], _about(bench, data)
 
     def measure() -> None:
-        for number, read in enumerate(_features(bench, data, size, add)):
-            _measure(bench, read, size, number, add)
+        for read in reading():
+            _accuracies(bench, read, size, partial(bench.add, **about))
 
     with bench.answering(metric="test accuracy", **about):
         benchmark.pedantic(measure, rounds=1, iterations=1)
+
+
+def test_one_deletion(benchmark: Any, bench: Workbench, data: str, reading: Read) -> None:
+    """Single records leave the sums one after the other, and the map is solved each time."""
+    benchmark.group = f"analytic head: {data}"
+    size, about = SIZES[bench.profile.name], _about(bench, data)
+    drawn = [read for read in reading() if not read.head.random]
+
+    def timed() -> list[list[Deletion]]:
+        found = []
+        for read, many in zip(drawn, size.deletions, strict=True):
+            victims = np.random.default_rng([11, many]).permutation(len(read.train.rows))[: many + 1].tolist()
+            found.append(deletions(read.train, read.classes, read.head, victims))
+        return found
+
+    with bench.answering(metric="one deletion p50", **about):
+        found = benchmark.pedantic(timed, rounds=1, iterations=1)
+    for read, times in zip(drawn, found, strict=True):
+        for what, seconds in (
+            ("one deletion", [one.update + one.solution for one in times]),
+            ("one deletion, out of the sums", [one.update for one in times]),
+            ("one deletion, the solution", [one.solution for one in times]),
+        ):
+            low, high = bounds(seconds)
+            extra = {"head": read.head.to_json(), "features": read.train.rows.shape[1], "records": len(read.train.rows)}
+            bench.add(
+                metric=f"{what} p50", unit="s", value=statistics.median(seconds), low=low, high=high, n=len(seconds),
+                confidence=None if low is None else 0.95,
+                extra={**extra, "fastest": min(seconds), "slowest": max(seconds)}, **about,
+            )  # fmt: skip
+
+
+def test_histories(benchmark: Any, bench: Workbench, data: str, reading: Read) -> None:
+    """Random histories of additions and removals end with the bits of scratch, for each form in turn."""
+    benchmark.group = f"analytic head: {data}"
+    size, about = SIZES[bench.profile.name], _about(bench, data)
+    read = next(read for read in reading() if not read.head.random)
+    heads = [replace(read.head, form=form) for form in FORMS]
+
+    def played() -> int:
+        draw = np.random.default_rng([11, 0])
+        return histories(
+            read.train.rows, read.train.answers, read.classes, heads, size.histories, draw, size.most
+        )  # fmt: skip
+
+    with bench.answering(metric="histories that end as scratch", **about):
+        equal = benchmark.pedantic(played, rounds=1, iterations=1)
+    extra = {"head": _told(read.head), "features": read.train.rows.shape[1], "records": size.most, "forms": FORMS}
+    bench.add(
+        metric="histories that end as scratch", unit="share", value=equal / size.histories, n=size.histories,
+        extra=extra, **about,
+    )  # fmt: skip
+    assert equal == size.histories
 
 
 def _features(bench: Workbench, data: str, size: Size, add: Add) -> Iterator[Featured]:
@@ -109,49 +187,14 @@ def _told(head: AnalyticHead) -> dict[str, Any]:
     return {name: value for name, value in head.to_json().items() if name not in ("form", "ridge", "temperature")}
 
 
-def _measure(bench: Workbench, read: Featured, size: Size, number: int, add: Add) -> None:
-    count = len(read.train.rows)
+def _accuracies(bench: Workbench, read: Featured, size: Size, add: Add) -> None:
+    """Delete in random orders, by seed; at each checkpoint the sums must be those of the retained records alone."""
+    count, whole = len(read.train.rows), read.train.sums(read.classes)
     choices = [
         choose(replace(read.head, form=form), read.validation, read.classes, size.ridges).carried(count)
         for form in FORMS
     ]
     best = max(choices, key=lambda choice: choice.score)
-    _accuracies(bench, read, size, choices, best, add)
-    extra = {"head": best.head.to_json(), "features": read.train.rows.shape[1]}
-    draw = np.random.default_rng([11, number])
-    if not read.head.random:
-        ridge = choices[FORMS.index("ridge")].head
-        victims = draw.permutation(count)[: size.deletions[number] + 1].tolist()
-        timed = deletions(read.train, read.classes, ridge, victims)
-        for what, seconds in (
-            ("one deletion", [one.update + one.solution for one in timed]),
-            ("one deletion, out of the sums", [one.update for one in timed]),
-            ("one deletion, the solution", [one.solution for one in timed]),
-        ):
-            low, high = bounds(seconds)
-            spread = {"fastest": min(seconds), "slowest": max(seconds), "head": ridge.to_json()}
-            add(
-                metric=f"{what} p50", unit="s", value=statistics.median(seconds), low=low, high=high, n=len(seconds),
-                confidence=None if low is None else 0.95, extra={**extra, **spread, "records": count},
-            )  # fmt: skip
-    if number == 0:
-        heads = [choice.head for choice in choices]
-        train = read.train
-        equal = histories(train.rows, train.answers, read.classes, heads, size.histories, draw, size.most)
-        told = {**extra, "records": size.most, "forms": FORMS}
-        add(
-            metric="histories that end as scratch",
-            unit="share",
-            value=equal / size.histories,
-            n=size.histories,
-            extra=told,
-        )
-        assert equal == size.histories
-
-
-def _accuracies(bench: Workbench, read: Featured, size: Size, choices: list[Choice], best: Choice, add: Add) -> None:
-    """Delete in random orders, by seed; at each checkpoint the sums must be those of the retained records alone."""
-    count, whole = len(read.train.rows), read.train.sums(read.classes)
     ends = [0, *(int(share * count) for share in size.shares)]
     for seed in bench.profile.seeds:
         order, sums = np.random.default_rng([13, seed]).permutation(count), whole.copy()
