@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from s3t.analytic.head import LEVELS, AnalyticHead
-from s3t.analytic.solving import ABSENT, BLOCK, Linear, solve
+from s3t.analytic.solving import ABSENT, BLOCK, Linear, Workspace, solve
 from s3t.analytic.sums import UNIT, Sums
 from s3t.errors import OfflineError, RecipeError
 
@@ -253,3 +253,18 @@ def test_solving_changes_no_sum_and_gives_the_same_bits_again(make: Any) -> None
         one, other = (solve(given, AnalyticHead(form=form)) for given in (sums, before))
         assert torch.equal(one.weights, other.weights) and torch.equal(one.bias, other.bias)
     assert sums.same(before)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_workspace_held_before_has_no_influence(make: Any, form: Any) -> None:
+    """Whatever an earlier solution, of records that are gone by now, left there."""
+    sums = make(60, 20, 3).sums()
+    head, workspace = AnalyticHead(form=form), Workspace(20)
+    fresh = solve(sums, head).tensors()
+    for left in (float("nan"), float("inf"), 1e300):
+        workspace.square.fill_(left)
+        workspace.factor.fill_(left)
+        again = solve(sums, head, workspace).tensors()
+        assert {name: t.numpy().tobytes() for name, t in again.items()} == {
+            name: t.numpy().tobytes() for name, t in fresh.items()
+        }
