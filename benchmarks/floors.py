@@ -139,6 +139,7 @@ def paint(rows: pd.DataFrame) -> Figure:
                 axes.set_xscale("symlog", base=2, linthresh=max(1.0, float(line.index[1])))
                 axes.set_xticks([float(tick) for tick in line.index], [f"{tick}" for tick in line.index])
         axes.set_xticks([], minor=True)
+        axes.tick_params(axis="x", labelsize=8)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(0, 1)
         if not place:
