@@ -438,10 +438,12 @@ def test_stored_features_that_are_not_the_models_are_found(live: System) -> None
     run, _ = live._opened()
     row = run.records.row(tag(run.key, "row-005"))
     assert row is not None and run.features is not None
-    wrong = run.features.read(
-        run.records.number(tag(run.key, "row-006")), run.records.row(tag(run.key, "row-006")).commitment
-    )
-    run.features.write(run.records.number(tag(run.key, "row-005")), row.commitment, wrong)
+    other, made = run.records.row(tag(run.key, "row-006")), run.ledger.last("head")
+    assert other is not None and made is not None
+    here = made.body["environment"]
+    wrong = run.features.read(run.records.number(tag(run.key, "row-006")), other.commitment, here)
+    assert wrong is not None
+    run.features.write(run.records.number(tag(run.key, "row-005")), row.commitment, here, wrong)
     report = audited(live, "E0", "E1a")
     assert faults(report) == [("E1a clean room", "VIOLATED", HEAD_NAME)]
     assert of(report, "E1a clean room").message == (

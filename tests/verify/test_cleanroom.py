@@ -17,29 +17,38 @@ from verify.replay import _clean
 LOGITS = [np.array(rows, dtype=np.float32) for rows in ([[1, 2, 0], [3, 0, 0]], [[0, 4, 0], [0, 1, 0]])]
 
 
+HALVES = [0.5, 0.5]
+
+
 def test_mean_of_logits() -> None:
-    assert combine(LOGITS, "mean-logits").tolist() == [[0.5, 3.0, 0.0], [1.5, 0.5, 0.0]]
+    assert combine(LOGITS, HALVES, "mean-logits").tolist() == [[0.5, 3.0, 0.0], [1.5, 0.5, 0.0]]
+
+
+def test_shards_weigh_what_they_are_given() -> None:
+    one, other = (np.array([[x, 0.0]], dtype=np.float32) for x in (4.0, 8.0))
+    assert combine([one, other], [0.25, 0.75], "mean-logits").tolist() == [[7.0, 0.0]]
+    assert combine([one, -other], [0.75, 0.25], "vote").tolist() == [[0.75, 0.25]]
 
 
 def test_votes_go_to_the_first_largest() -> None:
-    assert combine(LOGITS, "vote").tolist() == [[0, 1, 0], [0.5, 0.5, 0]]
-    assert combine([np.zeros((1, 3), dtype=np.float32)], "vote").tolist() == [[1, 0, 0]]
+    assert combine(LOGITS, HALVES, "vote").tolist() == [[0, 1, 0], [0.5, 0.5, 0]]
+    assert combine([np.zeros((1, 3), dtype=np.float32)], [1.0], "vote").tolist() == [[1, 0, 0]]
 
 
 def test_mean_of_probabilities() -> None:
-    found = combine(LOGITS, "mean-probabilities")
+    found = combine(LOGITS, HALVES, "mean-probabilities")
     exact = [np.exp(x.astype(np.float64)) for x in LOGITS]
     expected = sum(e / e.sum(1, keepdims=True) for e in exact) / 2
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert np.isfinite(combine([np.array([[1e30, 0]], dtype=np.float32)], "mean-probabilities")).all()
+    assert np.isfinite(combine([np.array([[1e30, 0]], dtype=np.float32)], [1.0], "mean-probabilities")).all()
 
 
 def test_three_shards_are_summed_in_float64_in_order() -> None:
     parts = [np.array([[x]], dtype=np.float32) for x in (0.1, 0.2, 0.7)]
     third = 1 / 3
     expected = np.float32(sum(float(p[0, 0]) * third for p in parts))
-    assert combine(parts, "mean-logits")[0, 0] == expected
+    assert combine(parts, [third] * 3, "mean-logits")[0, 0] == expected
 
 
 def test_a_brief_survives_writing(forge: Callable[..., Any], tmp_path: Path) -> None:

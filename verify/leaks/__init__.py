@@ -17,9 +17,9 @@ checks that must catch it into the ``LEAKS`` of its module::
             half = {name: tensor.half().float() for name, tensor in trained.adapter.items()}
             return super().files(stage, dataclasses.replace(trained, adapter=half), reads)
 
-    Leak(53, "rounded on disk", "numerics", planted(Rounded), (CLEANROOM,), blind="E1b: the reference rounds as well")
+    Leak(54, "rounded on disk", "numerics", planted(Rounded), (CLEANROOM,), blind="E1b: the reference rounds as well")
 
-``python -m verify leaks --leak 53 --full`` then says in which places which check sees it.
+``python -m verify leaks --leak 54 --full`` then says in which places which check sees it.
 """
 
 from __future__ import annotations
