@@ -119,10 +119,9 @@ def paint(rows: pd.DataFrame) -> Figure:
     """Accuracy as half of the records go, a panel for each data set; mean over seeds."""
     told = points(rows[(rows["status"] == "ok") & (rows["metric"] == AREA) & (rows["budget"] == 1)])
     sets = sorted(told["data"].unique())
-    seeds = told["seed"].nunique()
     figure = page(
         "Chains with an analytic head beside them, down to half of all records",
-        f"{told.iloc[0]['model']} · {int(told.iloc[0]['shards'])} x {int(told['slices'].max())} · mean over {seeds} seeds · "
+        f"{told.iloc[0]['model']} · {int(told.iloc[0]['shards'])} x {int(told['slices'].max())} · "
         f"share of the head {BESIDE.share:g}, weights by length; dashed: the chains alone",
     )
     for place, name in enumerate(sets[:4]):
@@ -131,7 +130,8 @@ def paint(rows: pd.DataFrame) -> Figure:
         axes = figure.add_axes(
             (0.07 + 0.37 * (place % 2), 0.55 if below else 0.17, wide, high), xlabel="Deleted records"
         )
-        axes.set_title(name, loc="left", size=11.5)
+        seeds = told[told["data"] == name]["seed"].nunique()
+        axes.set_title(f"{name}, {f'mean over {seeds} seeds' if seeds > 1 else '1 seed'}", loc="left", size=11.5)
         for system in dict.fromkeys(told["method"]):
             line = told[(told["data"] == name) & (told["method"] == system)].groupby("deletions")["value"].mean()
             if len(line):
