@@ -83,8 +83,10 @@ def mixed(
 ) -> NDArray[np.float32]:
     """Return log-probabilities (rows, classes), or numbers (rows, 1), of the head with the ensemble's scores ``chains``.
 
-    None: no chain is live, and the head answers alone. A softmax of what is returned are the mixed probabilities: their mean
-    with weights (the linear opinion pool), or their product with the weights as powers (the logarithmic one).
+    ``chains``: (rows, classes), combined by the rule ``ensemble``, None if no chain is live, and then the head answers alone;
+    ``head``: (rows, classes), which weighs ``share`` (:func:`head_share`) and is sharpened by the plan's temperature.
+    A softmax of what is returned are the mixed probabilities: their mean with weights (the linear opinion pool), or their
+    product with the weights as powers (the logarithmic one).
     """
     assert plan.head is not None
     if head.shape[1] == 1:

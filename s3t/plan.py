@@ -18,6 +18,8 @@ from s3t.records import Layout, Order, Recipe
 
 WEIGHTS = ("equal", "length")
 POOLS = ("linear", "logarithmic")
+ENSEMBLING = {"weights": WEIGHTS, "pool": POOLS}
+"""Fields of a plan that say how what serves becomes one answer; the first of each is so where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Plan:
     pool: str = "linear"
 
     def __post_init__(self) -> None:
-        for name, known in (("weights", WEIGHTS), ("pool", POOLS)):
+        for name, known in ENSEMBLING.items():
             value = getattr(self, name)
             if value not in known:
                 raise LayoutError(
@@ -108,11 +110,6 @@ class Plan:
         """Return the slices whose records the node of ``prefix`` reads."""
         return prefix if self.cumulative else prefix[-1:]
 
-    @property
-    def ensembling(self) -> dict[str, str]:
-        """How what serves is weighed and brought together, by the names of the fields."""
-        return {"weights": self.weights, "pool": self.pool}
-
     def with_head(self, head: AnalyticHead, share: float) -> Plan:
         """Return the plan with an analytic head beside its chains. LayoutError for a share not above 0 and at most 1."""
         return replace(self, head=head, share=share)
@@ -143,7 +140,7 @@ class Plan:
         """Return the plan as plain JSON values (docs/DERIVATION.md, "Run folder")."""
         raw = asdict(self)
         raw["orders"] = [list(order) for order in self.orders]
-        for name in ("rule", "design", "head", "share", "weights", "pool"):
+        for name in ("rule", "design", "head", "share", *ENSEMBLING):
             del raw[name]
         raw["cumulative"] = self.cumulative
         if self.rule != CYCLIC:
@@ -152,7 +149,7 @@ class Plan:
             raw["design"] = design
         if self.head is not None:
             raw |= {"head": self.head.to_json(), "share": self.share}
-        raw |= {name: value for name, value in self.ensembling.items() if value != getattr(Plan, name)}
+        raw |= {name: getattr(self, name) for name in ENSEMBLING if getattr(self, name) != ENSEMBLING[name][0]}
         raw["stages"] = [stage.to_json() for stage in self.stages]
         return raw
 
@@ -164,7 +161,7 @@ class Plan:
         rule = Rule.from_json(raw["rule"]) if "rule" in raw else CYCLIC
         design = Design.from_json(raw.get("design", {}), cumulative=raw["cumulative"])
         head = {"head": AnalyticHead.from_json(raw["head"]), "share": raw["share"]} if "head" in raw else {}
-        head |= {name: raw[name] for name in ("weights", "pool") if name in raw}
+        head |= {name: raw[name] for name in ENSEMBLING if name in raw}
         return cls(raw["method"], Layout(**raw["layout"]), orders, stages, raw["eager"], rule, design, **head)
 
 

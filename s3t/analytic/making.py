@@ -45,9 +45,12 @@ def make_features(
     slots, done = run.config.plan.layout.slots(), 0
     with door.observing():
         last = run.ledger.last("head")
-        if last is not None and not missing(run, door.each(slots), last.body["environment"]):
+        there = environment if last is None else last.body["environment"]
+        lacking = missing(run, door.each(slots), there)
+        if last is not None and not lacking:
             return Cost()
-        lacking = missing(run, door.each(slots), environment)
+        if there != environment:
+            lacking = missing(run, door.each(slots), environment)
         for marker in lacking:
             if progress and done % 16 == 0:
                 progress(done, len(lacking), "features")

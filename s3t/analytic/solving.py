@@ -57,9 +57,7 @@ class Workspace:
 
     def __init__(self, features: int) -> None:
         self.square = torch.empty((features, features), dtype=torch.float64)
-        self.factor = torch.empty(
-            (features, features), dtype=torch.float64
-        ).mT  # LAPACK's order, so that it writes there
+        self.factor = torch.empty_like(self.square).mT  # column by column, as LAPACK writes it
 
 
 def solve(sums: Sums, head: AnalyticHead, workspace: Workspace | None = None) -> Linear:
