@@ -66,8 +66,8 @@ class Builder:
     def build(self, progress: Progress | None = None, *, down: bool = False, mend: bool = False) -> Cost:
         """Train all missing nodes and return what it cost; ``down`` books the seconds as down time too.
 
-        ``mend``: first check the files of every surviving node, and train again those that are lost or damaged. Without it
-        that is done when files are needed and found to be so.
+        ``mend``: first check the files of every surviving node, and train again those that are lost or damaged, and make anew
+        what is damaged of an analytic head's features. Without it nodes' files are checked when they are needed.
         """
         from s3t.scheduling import train_missing
 
@@ -76,18 +76,18 @@ class Builder:
             try:
                 lost, before = damaged(self.run, self.facts) if mend else set(), self.facts.cost
                 try:
-                    return train_missing(self, lost, progress, down=down) + self._features(progress)
+                    return train_missing(self, lost, progress, down=down) + self._features(progress, mend)
                 except DamageError:  # what is missing builds on files that are lost, so these are made anew as well
                     train_missing(self, damaged(self.run, self.facts), progress, down=down)
-                    self._features(progress)
+                    self._features(progress, mend)
                     return self.facts.cost - before
             finally:
                 self.activations.close()
                 self._note_strays()
 
-    def _features(self, progress: Progress | None) -> Cost:
-        """Make what an analytic head lacks."""
-        if self.run.features is None:
+    def _features(self, progress: Progress | None, mend: bool) -> Cost:
+        """Make what an analytic head lacks; once it was finished, only to ``mend``, for to look through all takes long."""
+        if self.run.features is None or (self.facts.has_head and not mend):
             return Cost()
         from s3t.analytic.making import make_features
 

@@ -1,8 +1,9 @@
-"""Nodes whose files are damaged or gone: which are known, so that nothing is served from them until a refresh. No torch.
+"""Files of nodes, and features, that are damaged or gone, as far as is known: not served until a refresh. No torch.
 
 A node counts as damaged as a whole: whichever of its files is missing or not what the ledger says, it does not serve. It is
 known by the ledger entry of its training, so that a node trained again is a new one; and it is read again once its files
-change, for they may have been put back. Once it is read and found to be whole it is no longer known as damaged.
+change, for they may have been put back. Once it is read and found to be whole it is no longer known as damaged. So it is with
+the features that an analytic head reads, which are of one file and one ledger entry.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from s3t.analytic.store import FEATURES
 from s3t.errors import DamageError
 from s3t.facts import Facts
 from s3t.graph import Node
@@ -34,13 +37,14 @@ class _Found:
 
 
 class Damage:
-    """What is known of the files of one run's nodes, by ledger entry. Views of several threads may share it."""
+    """What is known of one run's files of nodes, by ledger entry, and of features. Views of several threads may share it."""
 
     def __init__(self, store: NodeStore) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._whole: set[int] = set()
         self._found: dict[int, _Found] = {}
+        self._features: tuple[int, Stamp, str] = (0, (None,), "")
 
     def read(self, fact: TrainedNode, wanted: Iterable[str] = ()) -> dict[str, bytes]:
         """Check all files of a node and return those that are ``wanted``, by name; only these are in memory.
@@ -102,6 +106,20 @@ class Damage:
         """Return the names of surviving nodes that are known to be damaged, each with the reason."""
         return {found.fact.node.name: found.reason for found in self._of(facts).values()}
 
+    def note_features(self, made: int, reason: str) -> None:
+        """Keep in mind what is wrong, or nothing, with the features that the ledger's entry ``made`` says are all there."""
+        self._features = (made, self.features_stamp(), reason)
+
+    def features(self, facts: Facts) -> str:
+        """Return what is known to be wrong with the features that an analytic head reads, nothing where that was before they
+        were made anew or their file changed."""
+        made, stamp, reason = self._features
+        return reason if reason and made == facts.head and stamp == self.features_stamp() else ""
+
+    def features_stamp(self) -> Stamp:
+        """Return how the file of features looks from outside."""
+        return (_look(self._store.root.parent / FEATURES),)
+
     def _of(self, facts: Facts) -> dict[int, _Found]:
         if not self._found:
             return {}
@@ -125,11 +143,12 @@ class Damage:
             self._found = {seq: found for seq, found in self._found.items() if seq in alive}
 
     def _stamp(self, fact: TrainedNode) -> Stamp:
-        return tuple(self._look(fact.key, name) for name in sorted(fact.files))
+        return tuple(_look(self._store.root / fact.key / name) for name in sorted(fact.files))
 
-    def _look(self, key: str, name: str) -> tuple[int, int, int] | None:
-        try:
-            seen = os.stat(self._store.root / key / name)
-        except OSError:
-            return None
-        return seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+def _look(path: Path) -> tuple[int, int, int] | None:
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns

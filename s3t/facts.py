@@ -30,7 +30,7 @@ class Facts:
         self.hits: dict[Slot, int] = {}
         self.alive: dict[Node, TrainedNode] = {}
         self._chains: dict[frozenset[int], dict[int, Chain]] = {}
-        self.has_head = plan.head is None
+        self.head = 0
 
     def update(self) -> bool:
         """Read new facts; return whether there were any."""
@@ -73,9 +73,15 @@ class Facts:
             for name, value in entry.body["cost"].items():
                 if name in self._spent:
                     self._spent[name] += value
-        self.has_head |= entry.kind == "head"
+        if entry.kind == "head":
+            self.head = entry.seq
         if entry.kind == "extend":
             self.plan = self.plan.with_budget(entry.body["budget"])
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there is all that the plan says of an analytic head. ``head``: the last ledger entry that says so, or 0."""
+        return self.plan.head is None or self.head > 0
 
     @property
     def cost(self) -> Cost:

@@ -16,7 +16,8 @@ _VALUE = "([1-9][0-9]{0,8})"
 @dataclass(frozen=True)
 class Standing:
     """How a run stands. ``lengths``: stages served by each live shard; ``offline``: shards that serve nothing and that a
-    refresh would train; ``missing``: whether it would train anything at all; ``since``: seconds since the last one."""
+    refresh would train, and an analytic head that is left out counts as one; ``missing``: whether it would make anything at
+    all; ``since``: seconds since the last one."""
 
     lengths: tuple[int, ...]
     offline: int
@@ -65,13 +66,15 @@ def due(policy: Policy, stands: Standing) -> bool:
     return shortest < policy.below or 0 < policy.every <= stands.since
 
 
-def standing(facts: Facts, lost: frozenset[int] = frozenset(), since: float = 0.0) -> Standing:
+def standing(
+    facts: Facts, lost: frozenset[int] = frozenset(), since: float = 0.0, *, headless: bool = False
+) -> Standing:
     """Return how a run stands, by facts that are up to date; ``lost``: ledger entries of nodes that are known to be damaged,
-    which serve nothing and are missing.
+    which serve nothing and are missing; ``headless``: whether its analytic head is known to lack features.
 
     A shard of which all records are deleted serves nothing whatever is trained, so once that is done it counts for nothing.
     """
     chains = facts.chains(lost)
     missing = facts.missing([node for node, fact in facts.alive.items() if fact.seq in lost])
-    offline = {node.shard for node in missing} - chains.keys()
-    return Standing(tuple(len(chain.nodes) for chain in chains.values()), len(offline), bool(missing), since)
+    offline = len({node.shard for node in missing} - chains.keys()) + headless
+    return Standing(tuple(len(chain.nodes) for chain in chains.values()), offline, bool(missing) or headless, since)

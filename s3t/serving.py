@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from s3t.analytic.head import NAME
 from s3t.analytic.solving import Linear
-from s3t.analytic.standing import NAME, SHARD, Kept, StandingHead
+from s3t.analytic.standing import SHARD, Kept, StandingHead
 from s3t.analytic.sums import Features
 from s3t.backbone import Backbone, Encoded
 from s3t.building import load_state

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s3t import exchange, runs
+from s3t.analytic.head import NAME
+from s3t.analytic.lacking import survey
 from s3t.analytic.store import FEATURES
 from s3t.contract import Cost
 from s3t.facts import Facts
@@ -18,9 +20,10 @@ from s3t.runs import Run
 class Status:
     """What a run is and how it stands. ``chain_lengths``: stages served per live shard; ``bytes``: of trained nodes.
 
-    ``damaged``: nodes that were found to be damaged, by name with the reason; what serves is told without them, and they are
-    missing. ``orders``: the rule that chose them; ``design``: how blocks lie; ``head``: the analytic head, if there is one.
-    ``stores``: every place below the run folder where data or what was trained on it is kept, and a build's exchange.
+    ``damaged``: nodes that were found to be damaged, by name with the reason, and an analytic head whose features were; what
+    serves is told without them, and they are missing. ``orders``: the rule that chose them; ``design``: how blocks lie;
+    ``head``: the analytic head, if there is one; ``ensembling``: how what serves becomes one answer. ``stores``: every place
+    below the run folder where data or what was trained on it is kept, and a build's exchange.
     """
 
     method: str
@@ -30,6 +33,7 @@ class Status:
     orders: str
     design: str
     head: str
+    ensembling: str
     requests: int
     deleted: int
     retained: int
@@ -52,11 +56,13 @@ def offline(run: Run, facts: Facts) -> tuple[int, ...]:
 
 
 def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
-    """Return the status of ``run`` as of now; ``check``: first read the files of all surviving nodes."""
+    """Return the status of ``run`` as of now; ``check``: first read the files of all surviving nodes, and all features."""
     facts.update()
     if check:
         run.damage.survey(facts, list(facts.alive.values()))
+        survey(run, facts)
     chains = facts.chains(run.damage.lost(facts))
+    spoilt = run.damage.features(facts)
     fixed = (
         runs.LEDGER,
         CONTENTS,
@@ -73,6 +79,7 @@ def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
         orders=str(facts.plan.rule),
         design=str(facts.plan.design) or "as in the paper",
         head=_head(facts),
+        ensembling=f"{facts.plan.weights} weights" + (f", {facts.plan.pool} pool" if facts.plan.head else ""),
         requests=run.ledger.requests(),
         deleted=run.ledger.tombstones(),
         retained=retained(run),
@@ -81,7 +88,7 @@ def describe_status(run: Run, facts: Facts, *, check: bool = False) -> Status:
         chain_lengths={shard: len(chain.nodes) for shard, chain in sorted(chains.items())},
         surviving_nodes=len(facts.alive),
         missing_nodes=len(facts.missing(run.damage.nodes(facts))),
-        damaged=run.damage.told(facts),
+        damaged=run.damage.told(facts) | ({NAME: spoilt} if spoilt else {}),
         bytes=run.nodes.bytes(),
         cost=facts.cost,
         stores=(*fixed, *exchange.noted(run.path)),

@@ -204,6 +204,54 @@ def test_damaged_features_are_left_out_until_a_refresh(
         assert system.provenance().claim == "retrained"
 
 
+def test_a_status_looks_through_the_features_and_a_file_that_is_put_back_serves_again(
+    run: Path, tiny: Backbone
+) -> None:
+    with closing(System.open(run, tiny)) as system:
+        before, good = served(system), (run / FEATURES).read_bytes()
+        assert system.status(check=True).damaged == {}
+        bad = bytearray(good)
+        bad[HEADER + 7] ^= 1
+        (run / FEATURES).write_bytes(bad)
+        assert system.status().damaged == {}, "nobody has looked"
+        assert list(system.status(check=True).damaged) == [NAME] == list(system.status().damaged)
+        assert served(system) == before, "the sums in memory are whole"
+    with closing(System.open(run, tiny)) as system:
+        assert NAME not in system.weights() and list(system.status().damaged) == [NAME]
+        (run / FEATURES).write_bytes(good)
+        assert system.status().damaged == {}, "it is another file, which may be whole"
+        assert served(system) == before and system.provenance().claim == "retrained"
+        assert system.status(check=True).damaged == {}
+
+
+def test_a_deletion_meanwhile_is_no_damage(run: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row whose features a deletion takes while a status looks through them."""
+    with closing(System.open(run, tiny)) as system, closing(System.open(run, tiny)) as other:
+        read = FeatureStore.read
+
+        def deleting(self: FeatureStore, *given: Any) -> Any:
+            monkeypatch.setattr(FeatureStore, "read", read)
+            other.delete([record.id for record in RECORDS[:20]])
+            return read(self, *given)
+
+        monkeypatch.setattr(FeatureStore, "read", deleting)
+        assert system.status(check=True).damaged == {}
+
+
+def test_an_eager_deletion_does_not_look_through_all_features(
+    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(make(tmp_path / "run", "sisa-lora", tiny)) as system:
+        system.fit(RECORDS)
+        system.predict(ASKED)
+        read, looked = FeatureStore.read, []
+        monkeypatch.setattr(FeatureStore, "read", lambda self, *given: looked.append(1) or read(self, *given))
+        assert system.delete(["row-01"]).cost.record_passes > 0
+        assert len(looked) == 1, "of the record that goes"
+        system.refresh()
+        assert len(looked) == len(RECORDS), "a refresh looks at all that are retained"
+
+
 def test_features_of_another_environment_are_not_mixed(
     run: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

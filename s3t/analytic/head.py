@@ -16,6 +16,8 @@ Form = Literal["ridge", "balanced", "prototypes"]
 analysis with the same prior for every class, its within-class scatter shrunk by the same ridge (Friedman 1989).
 ``prototypes``: the nearest class mean (Snell et al. 2017, section 2.4, without training the features)."""
 
+NAME = "analytic head"
+"""What it is called among what serves."""
 BITS = 15
 """Bits of a quantised feature beside its sign: it lies within ``-LEVELS .. LEVELS``."""
 LEVELS = 2**BITS - 1

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from s3t.analytic.features import Reader
+from s3t.analytic.lacking import lacking
 from s3t.backbone import Backbone
 from s3t.contract import Cost, Progress
-from s3t.errors import DamageError
 from s3t.observing import ObservedRows
-from s3t.partition import tag
-from s3t.rows import StoredRow
 from s3t.runs import Run
-
-
-def missing(run: Run, rows: Iterator[StoredRow], environment: Mapping[str, Any]) -> list[str]:
-    """Return the tags of those of ``rows`` whose stored features are not there, not theirs, or not of ``environment``."""
-    assert run.features is not None
-    found = []
-    for row in rows:
-        marker = tag(run.key, row.record.id)
-        try:
-            there = run.features.read(run.records.number(marker), row.commitment, environment)
-        except DamageError:
-            there = None
-        if there is None:
-            found.append(marker)
-    return found
 
 
 def make_features(
@@ -46,14 +28,14 @@ def make_features(
     with door.observing():
         last = run.ledger.last("head")
         there = environment if last is None else last.body["environment"]
-        lacking = missing(run, door.each(slots), there)
-        if last is not None and not lacking:
+        wanted = list(lacking(run, door.each(slots), there))
+        if last is not None and not wanted:
             return Cost()
         if there != environment:
-            lacking = missing(run, door.each(slots), environment)
-        for marker in lacking:
+            wanted = list(lacking(run, door.each(slots), environment))
+        for marker in wanted:
             if progress and done % 16 == 0:
-                progress(done, len(lacking), "features")
+                progress(done, len(wanted), "features")
             row = run.records.row(marker)
             if row is None:
                 continue  # deleted meanwhile
@@ -65,7 +47,7 @@ def make_features(
                     done += 1
     run.features.sync()
     if progress:
-        progress(len(lacking), len(lacking), "features")
+        progress(len(wanted), len(wanted), "features")
     cost = Cost(forward_passes=done, bytes=done * 2 * reader.size, seconds=time.perf_counter() - began)
     body = {"features": reader.size, "rows": sum(1 for _ in run.records.each_id("train"))}
     run.ledger.append("head", {**body, "environment": environment, "cost": asdict(cost)})

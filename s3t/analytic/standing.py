@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3t.analytic.features import Reader
+from s3t.analytic.head import NAME
 from s3t.analytic.solving import Linear, Workspace, solve
 from s3t.analytic.sums import ROWS, Features, Sums
 from s3t.answers import target
@@ -28,7 +29,6 @@ from s3t.rows import RecordStore, StoredRow
 from s3t.runs import LEDGER, Run
 
 LOG = logging.getLogger("s3t")
-NAME = "analytic head"
 SHARD = -1
 """Where it stands among what serves: it belongs to no shard."""
 
@@ -58,7 +58,7 @@ class StandingHead:
         self._sums: Sums | None = None
         self._workspace = Workspace(self.reader.size)
         self._behind: dict[str, str] = {}
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, object] | None = None
         self._environment: Mapping[str, object] = {}
         self.linear: Linear | None = None
         self.trouble = ""
@@ -68,9 +68,11 @@ class StandingHead:
         build, that takes the features of all retained records."""
         ledger, store = Ledger(self._run.path / LEDGER), RecordStore(self._run.path)  # any thread may come here
         try:
-            while self._seen != (now := _state(ledger)):
+            while self._seen != (now := self._state(ledger)):
                 self._read(ledger, store)
-                if not self.trouble or now == _state(ledger):  # else a deletion was erasing features as they were read
+                if not self.trouble or now == self._state(
+                    ledger
+                ):  # else a deletion was erasing features as they were read
                     self._seen = now
         finally:
             store.close()
@@ -87,9 +89,11 @@ class StandingHead:
             sums = Sums.over(self.reader.size, len(self._run.config.classes), self._chunks(store))
         except DamageError as error:
             self.trouble = str(error)
+            self._run.damage.note_features(made.seq, self.trouble)
             if self.trouble != said:
                 LOG.warning("the analytic head is left out: %s", error)
             return
+        self._run.damage.note_features(made.seq, "")
         self._sums = sums
         self._solve()
 
@@ -115,7 +119,7 @@ class StandingHead:
             for one in left:
                 del self._behind[one.name]
             self._solve()
-        self._seen = (request, self._seen[1])
+        self._seen = (request, *self._seen[1:])
 
     def facts(self) -> NodeFacts:
         """Return what the head that serves depends on, with the ids of the records whose features were read."""
@@ -123,6 +127,13 @@ class StandingHead:
         about = ["s3t head v1", self._head.to_json(), config.seed, config.model["digest"], self._environment]
         key = sha256(canonical_json([*about, sorted(self._behind.values())]))
         return NodeFacts(NAME, key, SHARD, (), None, frozenset(self._behind))
+
+    def _state(self, ledger: Ledger) -> tuple[int, int, object]:
+        """Return what a head follows from: the number of requests, the entry of the last head that was finished, and, where it
+        has trouble, its features' file, which may be put back."""
+        made = ledger.last("head")
+        file = self._run.damage.features_stamp() if self.trouble else None
+        return ledger.requests(), made.seq if made else 0, file
 
     def _solve(self) -> None:
         assert self._sums is not None
@@ -154,9 +165,3 @@ def _kept(run: Run, store: RecordStore, rows: Iterable[StoredRow], environment: 
 
 def _together(part: Sequence[Kept]) -> tuple[Features, NDArray[np.float64]]:
     return np.stack([one.features for one in part]), np.array([one.answer for one in part])
-
-
-def _state(ledger: Ledger) -> tuple[int, int]:
-    """Return how many requests there are, and the entry of the last head that was finished."""
-    made = ledger.last("head")
-    return ledger.requests(), made.seq if made else 0

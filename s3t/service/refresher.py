@@ -199,7 +199,7 @@ class Refresher:
         """Open the run in the calling thread. Raises what :func:`s3t.runs.open_run` raises."""
         self._run = runs.open_run(self._path, self._damage)
         self._facts = Facts(self._run.ledger, self._run.config.plan)
-        self._stands, self._lost = Standing((), 0, False, 0.0), frozenset[int]()
+        self._stands, self._lost, self._headless = Standing((), 0, False, 0.0), frozenset[int](), False
         self._seq = self._last_trained()
         self._refreshed = self._clock() - self._age()
 
@@ -213,8 +213,10 @@ class Refresher:
             self._note(outcome)
             self._survey()
         changed, lost = self._facts.update(), self._run.damage.lost(self._facts)
-        if changed or self._stale or lost != self._lost:
-            self._stands, self._stale, self._lost = standing(self._facts, lost), False, lost
+        headless = not self._facts.has_head or bool(self._run.damage.features(self._facts))
+        if changed or self._stale or (lost, headless) != (self._lost, self._headless):
+            self._stands = standing(self._facts, lost, headless=headless)
+            self._stale, self._lost, self._headless = False, lost, headless
             if self._last_trained() != self._seq:  # by the refresh that ended, or by `s3t refresh` beside the service
                 self._seq, self._refreshed = self._last_trained(), self._clock()
         now = self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -16,15 +17,17 @@ import planted_work
 import pytest
 from command_line import refused
 from planted_work import mark, wait_for
-from serving_http import BEARER, LAYOUT, PROBE, RECIPE, RECORDS, Served, placed, spoil
+from serving_http import BEARER, KEY, LAYOUT, PROBE, RECIPE, RECORDS, Served, placed, spoil
 
 from baselines.methods import make_plan
 from benchmarks.services import Listening
 from s3t import runs
+from s3t.analytic.head import AnalyticHead
+from s3t.analytic.store import FEATURES, HEADER
 from s3t.backbone import Backbone
 from s3t.building import Builder
 from s3t.errors import DamageError, ServiceError
-from s3t.records import Record
+from s3t.records import Layout, Record
 from s3t.refreshing import Policy, Standing, standing
 from s3t.service.refresher import Refresher, Refreshing, trained_on
 from s3t.store import NodeStore
@@ -280,6 +283,57 @@ def test_a_service_mends_what_it_finds_damaged(serve: Serve, copied: Callable[[]
     assert served.predict(*PROBE).body == whole
     status = _status(served)
     assert (status["damaged"], status["missing_nodes"], status["offline"]) == ({}, 0, [])
+
+
+@pytest.fixture(params=["analytic", "s3t"])
+def headed(request: pytest.FixtureRequest, tiny: Backbone, tmp_path: Path) -> Path:
+    """A run with an analytic head, alone or beside chains."""
+    alone = request.param == "analytic"
+    layout, share = (Layout(1, 1, 1), None) if alone else (LAYOUT, 0.25)
+    plan = make_plan(request.param, layout, RECIPE, tiny.layers, head=AnalyticHead(), share=share)
+    run = tmp_path / "headed"
+    with closing(System.create(run, plan, RECIPE, model=tiny, classes=("a", "b", "c"), key=KEY)) as system:
+        system.fit(RECORDS)
+    return run
+
+
+def flip(run: Path) -> None:
+    """Flip a bit of a record's features."""
+    with (run / FEATURES).open("r+b") as file:
+        file.seek(HEADER + 5)
+        (byte,) = file.read(1)
+        file.seek(HEADER + 5)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize(("policy", "wanted"), [("never", 0), ("when-dead", 1), ("below:1", 1), ("every:1h", 1)])
+def test_a_head_with_damaged_features_counts_as_a_dead_shard(
+    headed: Path, tiny: Backbone, policy: str, wanted: int
+) -> None:
+    with closing(Bench(headed, tiny, policy, rest=1.0)) as one:
+        assert one.at(4000) == 0
+        flip(headed)
+        assert one.at(4001) == 0, "nobody has met it"
+        one.system._serving = None  # what a service that starts now meets
+        one.system.served()
+        assert one.at(4002) == wanted
+        if wanted:
+            with closing(System.open(headed, tiny)) as other:
+                other.refresh()
+            one.begun[0].outcome = "done"
+        assert one.at(8100) == wanted
+        one.system.served()
+        assert one.at(8200) == wanted
+
+
+def test_a_service_mends_a_head_that_it_finds_damaged(serve: Serve, headed: Path, tmp_path: Path) -> None:
+    whole = serve(Path(shutil.copytree(headed, tmp_path / "whole"))).predict(*PROBE).body
+    flip(headed)
+    served = serve(headed, refreshing=Refreshing(DEAD, rest=0.2))
+    served.predict(*PROBE)
+    _until(lambda: _told(served)["last_outcome"] == "done")
+    assert served.predict(*PROBE).body == whole
+    assert _status(served)["damaged"] == {}
 
 
 def test_threads_are_those_of_the_run(fitted: Fitted, tmp_path: Path, tiny: Backbone) -> None:

@@ -8,15 +8,22 @@ from pathlib import Path
 import pytest
 
 from s3t.records import Layout, Recipe
+from verify.distribution import CHECK as DISTRIBUTION
+from verify.distribution import E2Plan
+from verify.effort import Effort
 from verify.leaks import CHECKS, CLEAN, LEAKS, Bench, Leak
 from verify.leaks.bench import verdicts
 from verify.leaks.leak import LOUD
 from verify.leaks.matrix import LEVELS
 from verify.leaks.settings import SETTINGS, Setting, with_head
+from verify.membership import CHECK as MEMBERSHIP
+from verify.membership import E3Plan
 from verify.report import Verdict
 
 ALONE = Setting("analytic", "analytic", Layout(1, 1, 1), Recipe(), seed=5, layers=2)
 OF_HEADS = [leak for leak in LEAKS if leak.needs is with_head]
+RENEWED = ("delete", "refresh")
+SAMPLED = Effort(E2Plan(), E3Plan(guesses=48, shadows=16, checkpoints=False))
 HEADED = replace(CLEAN, needs=with_head, scope="surviving")
 
 
@@ -59,3 +66,17 @@ def test_clean_heads_beside_chains_raise_no_alarm(beside: Bench, story: tuple[st
 def test_a_clean_head_alone_raises_no_alarm(alone: Bench, tmp_path: Path) -> None:
     report = alone.audit(HEADED, LEVELS)
     assert verdicts(report) == dict.fromkeys(CHECKS, Verdict.HOLDS), report.dumps()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["alone", "beside"])
+def test_membership_and_distribution_hold_for_clean_heads(place: str, request: pytest.FixtureRequest) -> None:
+    report = request.getfixturevalue(place).audit(replace(HEADED, story=RENEWED), ("E2", "E3"), SAMPLED)
+    assert verdicts(report) == {DISTRIBUTION: Verdict.HOLDS, MEMBERSHIP: Verdict.HOLDS}, report.dumps()
+
+
+@pytest.mark.slow
+def test_membership_finds_a_head_that_was_not_solved_anew(alone: Bench) -> None:
+    (stale,) = (leak for leak in LEAKS if leak.name == "head not solved anew")
+    report = alone.audit(stale, ("E3",), SAMPLED)
+    assert verdicts(report) == {MEMBERSHIP: Verdict.VIOLATED}, report.dumps()

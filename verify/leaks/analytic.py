@@ -114,10 +114,10 @@ class Making(Builder):
 
     reader: MakeReader
 
-    def _features(self, progress: Progress | None) -> Cost:
+    def _features(self, progress: Progress | None, mend: bool) -> Cost:
         run, kind = self.run, type(self).reader
         with patch.object(making, "Reader", lambda *given: kind(run, *given)):
-            return super()._features(progress)
+            return super()._features(progress, mend)
 
 
 class Reading(Serving):

@@ -19,6 +19,7 @@ from s3t.records import Record, canonical_json, sha256
 from s3t.runs import RunConfig
 from verify.audit import audit
 from verify.case import SAME, Variant
+from verify.effort import Effort
 from verify.laboratory import poison, quiet_word
 from verify.leaks.leak import Leak, Planted
 from verify.leaks.settings import CLASSES, SETTINGS, Setting, make_corpus, text
@@ -99,8 +100,11 @@ class Bench:
         named = {"delete": corpus.victim, "delete beside": corpus.beside, "delete another": corpus.other}
         return [named[step].id for step in leak.story if step != "refresh"]
 
-    def audit(self, leak: Leak, levels: Sequence[str] = ()) -> Report:
-        """Play the leak in a setting that suits it and audit it, by default at the levels of the checks that must catch it."""
+    def audit(self, leak: Leak, levels: Sequence[str] = (), effort: Effort | None = None) -> Report:
+        """Play the leak in a setting that suits it and audit it, by default at the levels of the checks that must catch it.
+
+        ``effort``: of the levels E2 to E4.
+        """
         bench = self.fit_for(leak)
         system = bench.play(leak)
         try:
@@ -112,6 +116,7 @@ class Bench:
                 lab=BenchLab(bench, leak),
                 records=bench.corpus.records,
                 scope=leak.scope,
+                effort=effort,
             )
         finally:
             system.close()
