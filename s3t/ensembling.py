@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s3t.errors import OfflineError
-from s3t.plan import Plan
+from s3t.plan import WEIGHTS, Plan
 
 LEAST = 1e-300
 """A probability is taken to be at least this before its logarithm."""
@@ -28,23 +28,30 @@ class Outputs:
     head: NDArray[np.float64] | None
 
 
+POWERS: Mapping[str, int] = dict(zip(WEIGHTS, (0, 1, 2), strict=True))
+"""By the name of the rule, the power of its length that a chain weighs."""
+
+
 def among(plan: Plan, lengths: Mapping[int, int]) -> dict[int, float]:
-    """Return what each live shard's chain weighs among the chains, by the stages of each: all equal, or by its length."""
-    if plan.weights == "length":
-        return {shard: length / sum(lengths.values()) for shard, length in lengths.items()}
-    return {shard: 1.0 / len(lengths) for shard in lengths}
+    """Return what each live shard's chain weighs among the chains, by the stages of each, as the plan's rule says."""
+    power = POWERS[plan.weights]
+    told = {shard: length**power for shard, length in lengths.items()}
+    return {shard: weight / sum(told.values()) for shard, weight in told.items()}
 
 
 def head_share(plan: Plan, lengths: Mapping[int, int]) -> float:
     """Return what an analytic head that serves weighs beside chains of these lengths: all of it, where there are none.
 
-    With weights by length it takes over what stages that are off, and shards that are offline, have weighed.
+    Unless all chains weigh the same, it takes over what chains that are shorter than whole, or offline, would weigh more.
     """
     if not lengths:
         return 1.0
-    if plan.weights == "length":
-        return 1 - (1 - plan.share) * (sum(lengths.values()) / (plan.layout.shards * plan.layout.slices))
-    return plan.share
+    if plan.weights == "equal":
+        return plan.share
+    power = POWERS[plan.weights]
+    there: int = sum(length**power for length in lengths.values())
+    whole: int = plan.layout.shards * plan.layout.slices**power
+    return 1 - (1 - plan.share) * (there / whole)
 
 
 def answer(outputs: Outputs, plan: Plan, ensemble: str, weights: Mapping[int, float]) -> NDArray[np.float32]:

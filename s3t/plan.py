@@ -16,7 +16,7 @@ from s3t.orders import Rule, cyclic
 from s3t.orders.rule import CYCLIC
 from s3t.records import Layout, Order, Recipe
 
-WEIGHTS = ("equal", "length")
+WEIGHTS = ("equal", "length", "square")
 POOLS = ("linear", "logarithmic")
 ENSEMBLING = {"weights": WEIGHTS, "pool": POOLS}
 """Fields of a plan that say how what serves becomes one answer; the first of each is so where nothing is said."""
@@ -52,8 +52,9 @@ class Plan:
 
     ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. ``head``: an analytic head that serves
     beside the chains with the weight ``share``, or alone where there are no stages. ``weights``: live chains weigh the same
-    (``equal``), or by their stages (``length``), and then an analytic head takes over what stages that are off have weighed.
-    ``pool``: its probabilities and theirs are averaged (``linear``) or multiplied (``logarithmic``).
+    (``equal``), by their stages (``length``), or by the square of these (``square``); with the latter two an analytic head takes
+    over what whole chains would weigh more. ``pool``: its probabilities and theirs are averaged (``linear``) or multiplied
+    (``logarithmic``).
 
     Raises LayoutError if an order is not a permutation of the slices, if orders repeat, if stages do not match the slices, if
     the share is none, or if weights or pool are unknown or mean nothing here.

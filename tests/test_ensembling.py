@@ -15,7 +15,7 @@ from s3t.analytic.head import AnalyticHead
 from s3t.backbone import Backbone
 from s3t.ensembling import Outputs, among, answer, combine, head_share, mixed, softmax
 from s3t.errors import LayoutError, OfflineError
-from s3t.plan import Plan
+from s3t.plan import WEIGHTS, Plan
 from s3t.records import Layout, Recipe, Record
 from s3t.system import System
 
@@ -32,11 +32,20 @@ def test_weights_sum_to_one_and_follow_lengths() -> None:
     equal, by_length = plan(Layout(3, 2, 1)), plan(Layout(3, 2, 1), weights="length")
     assert among(equal, {0: 2, 2: 1}) == {0: 0.5, 2: 0.5}
     assert among(by_length, {0: 2, 2: 1}) == {0: 2 / 3, 2: 1 / 3}
-    assert among(by_length, {1: 2}) == {1: 1.0} and among(by_length, {}) == among(equal, {}) == {}
+    squared = plan(Layout(3, 2, 1), weights="square")
+    assert among(squared, {0: 2, 2: 1}) == {0: 4 / 5, 2: 1 / 5}
+    assert (
+        among(by_length, {1: 2}) == among(squared, {1: 2}) == {1: 1.0}
+        and among(by_length, {}) == among(equal, {}) == {}
+    )
 
 
 def test_a_head_takes_over_what_is_off() -> None:
-    for weights, shares in (("equal", (0.25, 0.25, 0.25)), ("length", (0.25, 0.625, 0.875))):
+    for weights, shares in (
+        ("equal", (0.25, 0.25, 0.25)),
+        ("length", (0.25, 0.625, 0.875)),
+        ("square", (0.25, 0.6875, 0.9375)),
+    ):
         declared = plan(Layout(3, 2, 1), head=AnalyticHead(), share=0.25, weights=weights)
         lengths: tuple[dict[int, int], ...] = ({0: 2, 1: 2, 2: 2}, {0: 2, 2: 1}, {1: 1})
         assert [head_share(declared, some) for some in lengths] == list(shares)
@@ -111,7 +120,7 @@ def test_a_plan_says_its_rules_and_only_those_that_are_not_the_usual_ones() -> N
 def test_a_served_run_follows_its_plan(tiny: Backbone, tmp_path: Path) -> None:
     """Chains weigh by their length after a deletion; the nodes are the same bits whatever the rule."""
     tensors = {}
-    for weights in ("equal", "length"):
+    for weights in WEIGHTS:
         declared = make_plan("s3t", LAYOUT, RECIPE, tiny.layers, weights=weights)
         given: dict[str, Any] = {"model": tiny, "classes": ("a", "b", "c"), "key": bytes(32)}
         with closing(System.create(tmp_path / weights, declared, RECIPE, **given)) as system:
@@ -131,7 +140,7 @@ def test_a_served_run_follows_its_plan(tiny: Backbone, tmp_path: Path) -> None:
             assert np.asarray(system.predict(ASKED)).tobytes() == wanted.tobytes() and weighed == among(
                 declared, lengths
             )
-    assert tensors["equal"] and tensors["equal"] == tensors["length"]
+    assert tensors["equal"] and tensors["equal"] == tensors["length"] == tensors["square"]
 
 
 def test_known_features_give_the_same_bits(tiny: Backbone, tmp_path: Path) -> None:

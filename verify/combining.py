@@ -15,9 +15,12 @@ LEAST = 1e-300
 
 
 def among(plan: Plan, lengths: Sequence[int]) -> list[float]:
-    """Return what each live chain weighs among the chains: 1 / chains, or its stages / the stages of all."""
+    """Return what each live chain weighs among the chains: 1 / chains, or its stages (their square) / the sum of all."""
     if plan.weights == "length":
         return [length / sum(lengths) for length in lengths]
+    if plan.weights == "square":
+        squares = [length * length for length in lengths]
+        return [square / sum(squares) for square in squares]
     return [1 / len(lengths) for _ in lengths]
 
 
@@ -25,6 +28,9 @@ def share(plan: Plan, lengths: Sequence[int]) -> float:
     """Return what an analytic head that serves weighs beside live chains of ``lengths``."""
     if plan.weights == "length" and lengths:
         return 1 - (1 - plan.share) * (sum(lengths) / (plan.shards * plan.slices))
+    if plan.weights == "square" and lengths:
+        squares = sum(length * length for length in lengths)
+        return 1 - (1 - plan.share) * (squares / (plan.shards * plan.slices * plan.slices))
     return plan.share if lengths else 1.0
 
 

@@ -18,7 +18,7 @@ ANALYTIC = "analytic"
 
 Pooling = Literal["mean", "first", "last", "max"]
 Form = Literal["ridge", "balanced", "prototypes"]
-ENSEMBLING = {"weights": ("equal", "length"), "pool": ("linear", "logarithmic")}
+ENSEMBLING = {"weights": ("equal", "length", "square"), "pool": ("linear", "logarithmic")}
 """How what serves is weighed and brought together; the first is so where nothing is declared."""
 
 

@@ -171,7 +171,7 @@ def draw(seed: int, number: int, *, steps: bool = True) -> Small:
         drawn = replace(drawn, head=draw_head(depth, heads), share=share)
     if method != ANALYTIC and heads.random() < 0.3:
         pool = "linear" if drawn.head is None else heads.choice(("linear", "logarithmic"))
-        drawn = replace(drawn, weights="length", pool=pool)
+        drawn = replace(drawn, weights=heads.choice(("length", "square")), pool=pool)
     return replace(drawn, steps=draw_steps(drawn, rng)) if steps else drawn
 
 

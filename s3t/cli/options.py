@@ -49,7 +49,10 @@ Floor = Annotated[
     float | None, typer.Option(metavar="SHARE", help="An analytic head beside the chains, with this weight (none).")
 ]
 Weights = Annotated[
-    str, typer.Option(metavar="RULE", help="Of live chains: equal, or by length; the rest is an analytic head's.")
+    str,
+    typer.Option(
+        metavar="RULE", help="Of live chains: equal, by length, or by its square; the rest is an analytic head's."
+    ),
 ]
 Pool = Annotated[
     str, typer.Option(metavar="RULE", help="Chains and an analytic head: linear (mean), or logarithmic (product).")

@@ -357,7 +357,13 @@ def test_clean_systems_hold_before_and_after_deletions(live: System) -> None:
 
 
 @pytest.mark.parametrize(
-    "rules", [{"weights": "length"}, {"weights": "length", "pool": "logarithmic"}, {"pool": "logarithmic"}]
+    "rules",
+    [
+        {"weights": "length"},
+        {"weights": "square"},
+        {"weights": "square", "pool": "logarithmic"},
+        {"pool": "logarithmic"},
+    ],
 )
 def test_other_rules_of_ensembling_hold_as_chains_get_shorter(tmp_path: Path, rules: dict[str, str]) -> None:
     with closing(make(tmp_path / "run", "s3t", AnalyticHead(), rules=rules)) as system:
