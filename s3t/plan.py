@@ -52,7 +52,7 @@ class Plan:
 
     ``eager`` systems refresh within the deletion; lazy ones keep serving what survives. ``head``: an analytic head that serves
     beside the chains with the weight ``share``, or alone where there are no stages. ``weights``: live chains weigh the same
-    (``equal``), by their stages (``length``), or by the square of these (``square``); with the latter two an analytic head takes
+    (``equal``), by their stages (``length``), or by the square of these (``square``); with these two an analytic head takes
     over what whole chains would weigh more. ``pool``: its probabilities and theirs are averaged (``linear``) or multiplied
     (``logarithmic``).
 
