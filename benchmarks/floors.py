@@ -122,7 +122,7 @@ def paint(rows: pd.DataFrame) -> Figure:
     figure = page(
         "Chains with an analytic head beside them, down to half of all records",
         f"{told.iloc[0]['model']} · {int(told.iloc[0]['shards'])} x {int(told['slices'].max())} · "
-        f"share of the head {BESIDE.share:g}, weights {BESIDE.weights}; dashed: the chains alone",
+        f"share of the head {BESIDE.share:g}, weights by the square of length; dashed: the chains alone",
     )
     for place, name in enumerate(sets[:4]):
         wide, high = (0.66, 0.6) if len(sets) == 1 else (0.31, 0.55 if len(sets) == 2 else 0.26)
