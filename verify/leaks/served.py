@@ -209,8 +209,8 @@ LEAKS = (
     Leak(21, "ensemble weights by old sizes", "selection", planted(OldSizes), (LINEAGE, CLEANROOM, NEVER, LOUD)),
     Leak(22, "ensemble weights by old accuracies", "selection", planted(OldAccuracies), (LINEAGE, CLEANROOM, NEVER, LOUD)),
     Leak(
-        53, "weights by old lengths", "selection", planted(OldLengths), (LINEAGE, CLEANROOM, NEVER),
-        needs=with_weights_by_length, blind="E1c: a length depends on no content",
+        53, "weights by old lengths", "selection", planted(OldLengths), (LINEAGE, CLEANROOM, NEVER, LOUD),
+        needs=with_weights_by_length,
     ),
     Leak(25, "checkpoint not erased", "erasure", KeptCheckpoints, (SCAN, RESIDUE), blind="E1: what serves is right"),
     Leak(26, "token cache left on disk", "erasure", planted(TokenCache), (SCAN, RESIDUE), blind="E1: what serves is right"),
