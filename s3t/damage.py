@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from s3t.store import NodeStore
 
 LOG = logging.getLogger("s3t")
 """Says once of each damaged node that it is left out. The command line shows it on stderr."""
+
+REST = 5.0
+"""Seconds without a change after which a file of features is taken to be at rest."""
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 """Inode, size and time of change of each file of a node; None for one that cannot be looked at."""
@@ -106,9 +110,10 @@ class Damage:
         """Return the names of surviving nodes that are known to be damaged, each with the reason."""
         return {found.fact.node.name: found.reason for found in self._of(facts).values()}
 
-    def note_features(self, made: int, reason: str) -> None:
-        """Keep in mind what is wrong, or nothing, with the features that the ledger's entry ``made`` says are all there."""
-        self._features = (made, self.features_stamp(), reason)
+    def note_features(self, made: int, stamp: Stamp, reason: str) -> None:
+        """Keep in mind what is wrong, or nothing, with the features that the ledger's entry ``made`` says are all there;
+        ``stamp``: of their file, from before they were read."""
+        self._features = (made, stamp, reason)
 
     def features(self, facts: Facts) -> str:
         """Return what is known to be wrong with the features that an analytic head reads, nothing where that was before they
@@ -119,6 +124,11 @@ class Damage:
     def features_stamp(self) -> Stamp:
         """Return how the file of features looks from outside."""
         return (_look(self._store.root.parent / FEATURES),)
+
+    def features_at_rest(self) -> Stamp | None:
+        """Return the same, or None where the file was changed a moment ago, as by a refresh that is under way."""
+        (seen,) = stamp = self.features_stamp()
+        return None if seen is not None and time.time() - seen[2] / 1e9 < REST else stamp
 
     def _of(self, facts: Facts) -> dict[int, _Found]:
         if not self._found:

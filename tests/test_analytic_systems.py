@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -220,8 +221,33 @@ def test_a_status_looks_through_the_features_and_a_file_that_is_put_back_serves_
         assert NAME not in system.weights() and list(system.status().damaged) == [NAME]
         (run / FEATURES).write_bytes(good)
         assert system.status().damaged == {}, "it is another file, which may be whole"
+        assert NAME not in system.weights(), "it may be written still"
+        os.utime(run / FEATURES, (0, 0))
         assert served(system) == before and system.provenance().claim == "retrained"
         assert system.status(check=True).damaged == {}
+
+
+def test_features_are_not_read_again_and_again_while_they_are_written(
+    run: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service whose head is left out goes on without it while a refresh makes the features anew."""
+    with closing(System.open(run, tiny)) as system:
+        spoil = bytearray((run / FEATURES).read_bytes())
+        spoil[HEADER + 7] ^= 1
+        (run / FEATURES).write_bytes(spoil)
+        looked, read = [], FeatureStore.read
+
+        def writing(self: FeatureStore, *given: Any) -> Any:
+            looked.append(1)
+            os.utime(run / FEATURES)
+            return read(self, *given)
+
+        monkeypatch.setattr(FeatureStore, "read", writing)
+        system.served()
+        once = len(looked)
+        for _ in range(4):
+            system.served()
+        assert len(looked) == once > 0
 
 
 def test_a_deletion_meanwhile_is_no_damage(run: Path, tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

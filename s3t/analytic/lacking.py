@@ -31,15 +31,15 @@ def survey(run: Run, facts: Facts) -> None:
     made = run.ledger.last("head")
     if run.features is None or made is None:
         return
-    environment = made.body["environment"]
+    environment, stamp = made.body["environment"], run.damage.features_stamp()
     rows = (row for slot in facts.plan.layout.slots() for row in run.records.slot_rows(*slot))
     for marker in lacking(run, rows, environment):
         with run.records.erasing():  # a deletion that is under way has erased the row, or will erase both
             row = run.records.row(marker)
             if row is not None and not _there(run, marker, row.commitment, environment):
-                run.damage.note_features(made.seq, LACKS)
+                run.damage.note_features(made.seq, stamp, LACKS)
                 return
-    run.damage.note_features(made.seq, "")
+    run.damage.note_features(made.seq, stamp, "")
 
 
 def _there(run: Run, marker: str, commitment: str, environment: Mapping[str, Any]) -> bool:

@@ -70,10 +70,8 @@ class StandingHead:
         try:
             while self._seen != (now := self._state(ledger)):
                 self._read(ledger, store)
-                if not self.trouble or now == self._state(
-                    ledger
-                ):  # else a deletion was erasing features as they were read
-                    self._seen = now
+                settled = now == self._state(ledger)  # else a deletion may have erased features as they were read
+                self._seen = now if settled or not self.trouble else self._seen
         finally:
             store.close()
             ledger.close()
@@ -84,16 +82,16 @@ class StandingHead:
         if made is None:
             self.trouble = "the analytic head is not finished; give the command that trains the run again"
             return
-        self._environment = made.body["environment"]
+        self._environment, stamp = made.body["environment"], self._run.damage.features_stamp()
         try:
             sums = Sums.over(self.reader.size, len(self._run.config.classes), self._chunks(store))
         except DamageError as error:
             self.trouble = str(error)
-            self._run.damage.note_features(made.seq, self.trouble)
+            self._run.damage.note_features(made.seq, stamp, self.trouble)
             if self.trouble != said:
                 LOG.warning("the analytic head is left out: %s", error)
             return
-        self._run.damage.note_features(made.seq, "")
+        self._run.damage.note_features(made.seq, stamp, "")
         self._sums = sums
         self._solve()
 
@@ -130,9 +128,9 @@ class StandingHead:
 
     def _state(self, ledger: Ledger) -> tuple[int, int, object]:
         """Return what a head follows from: the number of requests, the entry of the last head that was finished, and, where it
-        has trouble, its features' file, which may be put back."""
+        has trouble, its features' file, which may be put back; not while that is being written."""
         made = ledger.last("head")
-        file = self._run.damage.features_stamp() if self.trouble else None
+        file = self._run.damage.features_at_rest() if self.trouble else None
         return ledger.requests(), made.seq if made else 0, file
 
     def _solve(self) -> None:
