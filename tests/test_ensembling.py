@@ -87,7 +87,7 @@ def test_a_certain_part_leaves_a_product_finite() -> None:
 
 
 REFUSED = [
-    ({"weights": "lenth"}, "weights='lenth' is unknown (did you mean 'length'?); choose from equal, length"),
+    ({"weights": "lenth"}, "weights='lenth' is unknown (did you mean 'length'?); choose from equal, length, square"),
     ({"pool": "mean"}, "pool='mean' is unknown; choose from linear, logarithmic"),
     (
         {"pool": "logarithmic"},

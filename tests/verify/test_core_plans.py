@@ -57,7 +57,7 @@ IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     (put("orders", value=[[0, 1], [0, 1]]), "1 distinct orders for budget=1"),
     (put("orders", value=[[0, 1], [1, 0]]), "2 distinct orders for budget=1"),
     (put("orders", value=[]), "0 distinct orders for budget=1"),
-    (put("weights", value="sizes"), "weights 'sizes' is unknown; known are equal, length"),
+    (put("weights", value="sizes"), "weights 'sizes' is unknown; known are equal, length, square"),
     (put("pool", value=1), "pool 1 is unknown; known are linear, logarithmic"),
 ]
 
