@@ -35,8 +35,8 @@ POWERS: Mapping[str, int] = dict(zip(WEIGHTS, (0, 1, 2), strict=True))
 def among(plan: Plan, lengths: Mapping[int, int]) -> dict[int, float]:
     """Return what each live shard's chain weighs among the chains, by the stages of each, as the plan's rule says."""
     power = POWERS[plan.weights]
-    told = {shard: length**power for shard, length in lengths.items()}
-    return {shard: weight / sum(told.values()) for shard, weight in told.items()}
+    total: int = sum(length**power for length in lengths.values())
+    return {shard: length**power / total for shard, length in lengths.items()}
 
 
 def head_share(plan: Plan, lengths: Mapping[int, int]) -> float:
