@@ -259,7 +259,8 @@ def test_a_deletion_meanwhile_is_no_damage(run: Path, tiny: Backbone, monkeypatc
             monkeypatch.setattr(FeatureStore, "read", read)
             seen = os.stat(run / FEATURES)
             other.delete([record.id for record in RECORDS[:20]])
-            os.utime(run / FEATURES, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # within one tick of the file system's clock
+            # all within one tick of the file system's clock
+            os.utime(run / FEATURES, ns=(seen.st_atime_ns, seen.st_mtime_ns))
             return read(self, *given)
 
         monkeypatch.setattr(FeatureStore, "read", deleting)
