@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.methods import make_plan
-from benchmarks.floors import FLOOR, HEAD, MIXTURES, SHARE, Kind, Life, Mixture, Served
+from benchmarks.floors import FLOOR, HEAD, SHARE, Kind, Life, Mixture, Served
 from benchmarks.life import stream
 from benchmarks.workbench import Workbench, slot_key
 from s3t.analytic.head import AnalyticHead
@@ -118,13 +118,13 @@ def _steps(most: int) -> Iterator[tuple[int, int]]:
 
 
 def judged(played: Played, kind: Kind, labels: Sequence[int | float]) -> Life:
-    """Return the life's accuracy by every mixture: a head alone is one system, whatever chains it was beside."""
+    """Return the life's accuracy by each of the kind's mixtures: a head alone is one system, whatever chains it was beside."""
     points = []
     for deletions, outputs in played.points:
         found: dict[tuple[str, Mixture], float] = {
             (HEAD, Mixture(1.0)): _accuracy(played, outputs, labels, Mixture(1.0))
         }
-        for mixture in MIXTURES:
+        for mixture in kind.mixtures:
             name = kind.name + FLOOR * bool(mixture.share)
             found[name, mixture] = _accuracy(played, outputs, labels, mixture)
         points.append(Served(deletions, found, len(outputs.chains) / played.plan.layout.shards))

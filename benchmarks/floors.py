@@ -42,24 +42,32 @@ BESIDE = Mixture(0.25, "square")
 """What the figure shows of chains with a head: chosen on two data sets (docs/ANALYTIC.md, "Compared with S3T")."""
 SHOWN = (Mixture(0.0), BESIDE, Mixture(1.0))
 """What the figure shows, and of which rows tell the costs."""
+RETRAINED = ("sisa-lora", "retrain-lora")
+"""Methods that retrain at a deletion. Here once per point, for the models are the same as after one deletion at a time."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Chains that are measured, by ``name``: a method at a budget, S3T's with a ``design``; ``ranks``: of the recipe's."""
+    """Chains that are measured, by ``name``: a method at a budget, S3T's with a ``design``; ``ranks``: of the recipe's.
+
+    ``mixtures``: by which they are judged. Methods that retrain at a deletion are judged without a head: they are what the
+    others are to be held against, with other costs.
+    """
 
     name: str
     method: str
     budget: int = 1
     design: Design | None = None
     ranks: float = 1.0
+    mixtures: tuple[Mixture, ...] = MIXTURES
 
 
 def kinds(slices: int) -> list[Kind]:
     """Return what is compared; stacked blocks have the rank that gives all of a chain's blocks the storage of S3T's."""
     stacked = Kind("s3t-stacked", "s3t", 1, Design(stacked=True), 1 / slices)
     one = [Kind("s3t", "s3t"), stacked, Kind("sequential", "sequential"), Kind("sisa-lora-lazy", "sisa-lora-lazy")]
-    return [*one, *(replace(kind, budget=slices) for kind in one[:2])]
+    retrained = [Kind(name, name, mixtures=(Mixture(0.0),)) for name in RETRAINED]
+    return [*one, *retrained, *(replace(kind, budget=slices) for kind in one[:2])]
 
 
 @dataclass(frozen=True)
@@ -121,8 +129,8 @@ def paint(rows: pd.DataFrame) -> Figure:
     sets = sorted(told["data"].unique())
     figure = page(
         "Chains with an analytic head beside them, down to half of all records",
-        f"{told.iloc[0]['model']} · {int(told.iloc[0]['shards'])} x {int(told['slices'].max())} · "
-        f"share of the head {BESIDE.share:g}, weights by the square of length; dashed: the chains alone",
+        f"{told.iloc[0]['model']} · {int(told['shards'].max())} x {int(told['slices'].max())} · share of the head "
+        f"{BESIDE.share:g}, weights by the square of length; dashed: chains alone; dotted: retrained",
     )
     for place, name in enumerate(sets[:4]):
         wide, high = (0.66, 0.6) if len(sets) == 1 else (0.31, 0.55 if len(sets) == 2 else 0.26)
@@ -149,5 +157,6 @@ def paint(rows: pd.DataFrame) -> Figure:
 
 def _look(system: str) -> dict[str, Any]:
     bare = system.removesuffix(FLOOR)
-    colour = {HEAD: "#111111", "s3t-stacked": "#1e8e3e"}.get(bare) or COLOURS[bare][0]
-    return {"color": colour, "ls": "-" if system != bare or bare == HEAD else "--", "lw": 1.5}
+    colour = {HEAD: "#111111", "s3t-stacked": "#c2185b"}.get(bare) or COLOURS[bare][0]
+    style = ":" if bare in RETRAINED else "-" if system != bare or bare == HEAD else "--"
+    return {"color": colour, "ls": style, "lw": 1.5}

@@ -86,6 +86,15 @@ def test_rows_of_a_life() -> None:
     assert HEAD not in {row["method"] for row in rows_of(judged(played(), kind, LABELS), kind, head=False)}
 
 
+def test_retrained_systems_are_judged_without_a_head() -> None:
+    kind = next(kind for kind in kinds(3) if kind.name == "retrain-lora")
+    rows = list(rows_of(judged(played(), kind, LABELS), kind, head=False))
+    areas = [row for row in rows if row["metric"] == AREA]
+    assert [(row["method"], row["extra"]["share"]) for row in areas] == [("retrain-lora", 0.0)]
+    costs = {row["metric"]: row["value"] for row in rows if row["metric"] != AREA}
+    assert costs == {"record passes": 7, "forward passes": 0, "bytes stored": 100}
+
+
 def test_stacked_blocks_store_what_layer_blocks_do() -> None:
     named = {(kind.name, kind.budget): kind for kind in kinds(3)}
     assert named["s3t-stacked", 1].ranks == 1 / 3 and named["s3t-stacked", 3].design is not None
