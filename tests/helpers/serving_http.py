@@ -113,6 +113,16 @@ class Served:
         """Delete, with the token."""
         return self.ask("POST", "/delete", ({"ids": ids} if ids else {}) | fields, BEARER)
 
+    def status(self) -> dict[str, Any]:
+        """Return what the service says of itself, asked with the token."""
+        answer = self.ask("GET", "/status", headers=BEARER)
+        assert answer.status == 200, (answer.error, self.log)
+        return dict(answer.json)
+
+    def refreshes(self) -> dict[str, Any]:
+        """Return what the service says of its refreshes."""
+        return dict(self.status()["refresh"])
+
     def head(self) -> int:
         """Return how far the run's ledger has got."""
         return head_of(self.run)

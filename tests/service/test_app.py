@@ -186,7 +186,7 @@ def test_what_another_process_deletes_is_noticed(served: Served, tmp_path: Path)
     assert after != before
     assert after == Answers(served.run).probe()
     assert served.delete(placed(0, 1)[0]).json["already"] == [placed(0, 1)[0]]
-    assert served.ask("GET", "/status", headers=BEARER).json["deleted"] == 1
+    assert served.status()["deleted"] == 1
 
 
 def test_damage_is_told_and_what_is_intact_serves(serve: Serve, copied: Callable[[], Path]) -> None:
@@ -198,24 +198,24 @@ def test_damage_is_told_and_what_is_intact_serves(serve: Serve, copied: Callable
     degraded = served.predict(*PROBE)
     assert degraded.status == 200
     assert degraded.json != whole
-    status = served.ask("GET", "/status", headers=BEARER).json
+    status = served.status()
     assert list(status["damaged"]) == ["shard-00/0"]
     assert "s3t refresh" in status["damaged"]["shard-00/0"]
     assert status["live"] == [0, 1]
     assert served.delete(placed(1, 2)[0]).status == 200
     call("refresh", run)
     assert served.predict(*PROBE).json == Answers(run).probe()
-    status = served.ask("GET", "/status", headers=BEARER).json
+    status = served.status()
     assert (status["damaged"], status["missing_nodes"], status["chain_lengths"]) == ({}, 0, {"0": 3, "1": 3})
 
 
 def test_the_status_tells_what_a_prediction_met(served: Served) -> None:
     """The thread that looks has loaded nothing; what another met it knows."""
-    assert served.ask("GET", "/status", headers=BEARER).json["damaged"] == {}
+    assert served.status()["damaged"] == {}
     spoil(served.run, "shard-01/1")
     served.service._system._serving = None
     served.predict("word")
-    status = served.ask("GET", "/status", headers=BEARER).json
+    status = served.status()
     assert list(status["damaged"]) == ["shard-01/1"]
     assert status["missing_nodes"] == 1
 
