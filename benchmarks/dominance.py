@@ -1,7 +1,8 @@
 """Whether a system is at least as accurate as others at every point of a stream of deletions: tables from rows of `floors`.
 
 ``python -m benchmarks.dominance results/rows`` prints, for each data set, accuracy before deletions and over all of them, work
-and storage of every system; and for every system with an analytic head, how it compares with its opponents point by point.
+and storage of every system; for every system with an analytic head, how it compares with its opponents point by point; and
+what layer-wise chains gain or lose against SISA and retraining, before deletions and over them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.floors import AREA, HEAD
+from benchmarks.area import area
+from benchmarks.floors import AREA, HEAD, RETRAINED, SHOWN
 from benchmarks.rows import interval, latest, read
 from benchmarks.summary import readable_bytes
 from s3t.errors import DataError, S3TError
 
 OPPONENTS = (("s3t", 1), ("sisa-lora-lazy", 1), (HEAD, 1))
 """Systems (method, budget) that a named variant has to match at every point: S3T, lazy SISA, the head alone."""
+BASELINES = (("sisa-lora-lazy", 1), *((name, 1) for name in RETRAINED))
+"""Systems that S3T's chains, with and without a head, are held against: what SISA and retraining give over the same stream."""
+EARLY = 24
+"""Deletions that most measurements of this project go through."""
 PLAIN = (0.0, "equal", "linear")
 """The mixture of chains without a head."""
 
@@ -115,10 +121,32 @@ def verdicts(rows: pd.DataFrame, data: str) -> str:
         clearly = [gap for gap in below if gap.high is not None and gap.high < 0]
         worst, best = min(all_, key=lambda gap: gap.mean), max(all_, key=lambda gap: gap.mean)
         lines.append(
-            f"| {name(system)} | {len(below)} of {len(all_)} | {len(clearly)} | {_gap(worst)} | "
+            f"| {name(system)} | {len(below)} of {len(all_)} | {len(clearly)} | {_points(worst.mean, worst.low, worst.high)} | "
             f"{worst.opponent}, {worst.deletions} | {best.mean:+.1f} ({best.opponent}) |"
         )
     return "\n".join(lines)
+
+
+def held_against(rows: pd.DataFrame, data: str) -> str:
+    """Return a Markdown table of S3T's chains minus each baseline that was measured, in points, paired by seed, with 95 % intervals.
+
+    Before deletions, in the mean up to the point nearest to EARLY deletions, and in the mean over all."""
+    found, shown = curves(rows, data), {(one.share, one.weights, one.pool) for one in SHOWN}
+    lines = ["| system | against | seeds | before deletions | up to {} | over all {} |", "| --- " * 6 + "|"]
+    for system in sorted(one for one in found if one[0].startswith("s3t") and one[2:] in shown):
+        for other in (opponent(*one) for one in BASELINES if opponent(*one) in found):
+            seeds = sorted(set(found[system]) & set(found[other]))
+            if not seeds:
+                continue
+            points = [deletions for deletions, _ in found[system][seeds[0]]]
+            early = min(points[1:], key=lambda deletions: abs(deletions - EARLY))
+            lines[0] = lines[0].format(early, points[-1])
+            pairs = [(found[system][seed], found[other][seed]) for seed in seeds]
+            told = [[100 * (mine[0][1] - theirs[0][1]) for mine, theirs in pairs]]
+            told += [[100 * (area(m, 0, last) - area(t, 0, last)) for m, t in pairs] for last in (early, points[-1])]
+            columns = " | ".join(_points(*interval(values)) for values in told)
+            lines.append(f"| {name(system)} | {name(other)} | {len(seeds)} | {columns} |")
+    return "\n".join(lines) if len(lines) > 2 else "(no baseline was measured over the same stream)"
 
 
 def _mixture(extra: dict[str, object]) -> tuple[object, ...]:
@@ -130,12 +158,12 @@ def _told(values: Sequence[float]) -> str:
     return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _gap(gap: Gap) -> str:
-    return f"{gap.mean:+.1f}" if gap.low is None else f"{gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]"
+def _points(mean: float, low: float | None, high: float | None) -> str:
+    return f"{mean:+.1f}" if low is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print both tables of every data set in a folder of rows; 2 for bad input."""
+    """Print the tables of every data set in a folder of rows; 2 for bad input."""
     if len(arguments) != 1:
         print("give the folder of the rows: python -m benchmarks.dominance results/rows", file=sys.stderr)
         return 2
@@ -147,7 +175,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"{arguments[0]} has no clean rows of floors: run benchmarks/test_floors.py on a clean tree"
             )
         for data in sets:
-            print(f"## {data}\n\n{table(rows, data)}\n\n{verdicts(rows, data)}\n")
+            print(f"## {data}\n\n{table(rows, data)}\n\n{verdicts(rows, data)}\n\n{held_against(rows, data)}\n")
     except S3TError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

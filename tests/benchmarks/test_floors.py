@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from baselines.methods import make_plan
-from benchmarks.dominance import Gap, curves, gaps, main, name, opponent, table, verdicts
+from benchmarks.dominance import Gap, curves, gaps, held_against, main, name, opponent, table, verdicts
 from benchmarks.floored import Played, judged, keep, kept
 from benchmarks.floors import AREA, HEAD, MIXTURES, SHOWN, Kind, Life, Mixture, Served, kinds, rows_of
 from benchmarks.rows import Row, RowSet, header, read, write
@@ -143,6 +143,19 @@ def test_tables_say_where_a_system_is_below(tmp_path: Path, capsys: pytest.Captu
     assert "| s3t | 2 | 0.900 [0.900, 0.900] | 0.675 [0.357, 0.993] | 10 | 1 kB |" in said
     frame = read(tmp_path)
     assert table(frame, "trec6") in said and verdicts(frame, "trec6") in said
+
+
+def test_what_is_held_against_s3t(tmp_path: Path) -> None:
+    retrained = {"retrain-lora": [[0.95, 0.9], [0.93, 0.9]], "s3t+floor": [[0.9, 0.8], [0.9, 0.8]]}
+    write(rowset(BASE | retrained), tmp_path)
+    lines = held_against(read(tmp_path), "trec6").splitlines()
+    assert lines[0] == "| system | against | seeds | before deletions | up to 2 | over all 2 |"
+    # (0.9 + 0.4) / 2 - (0.8 + 0.5) / 2 and (0.9 + 0.5) / 2 - (0.8 + 0.5) / 2, in points.
+    assert "| s3t | sisa-lora-lazy | 2 | +10.0 [+10.0, +10.0] | +2.5 [-29.3, +34.3] | +2.5 [-29.3, +34.3] |" in lines
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [["| s3t", "sisa-lora-lazy"], ["| s3t", "retrain-lora"]]
+    assert "| s3t | retrain-lora | 2 | -4.0 [-16.7, +8.7] |" in lines[3]
+    write(rowset({"s3t": [[0.9, 0.4]]}), tmp_path / "alone")
+    assert "no baseline" in held_against(read(tmp_path / "alone"), "trec6")
 
 
 def test_tables_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
