@@ -128,7 +128,7 @@ def verdicts(rows: pd.DataFrame, data: str) -> str:
 
 
 def held_against(rows: pd.DataFrame, data: str) -> str:
-    """Return a Markdown table of S3T's chains minus each baseline that was measured, in points, paired by seed, with 95 % intervals.
+    """Return a Markdown table of S3T's chains minus each baseline that was measured, in points, in pairs by seed (95 %).
 
     Before deletions, in the mean up to the point nearest to EARLY deletions, and in the mean over all."""
     found, shown = curves(rows, data), {(one.share, one.weights, one.pool) for one in SHOWN}
