@@ -20,6 +20,7 @@ AREA = "mean test accuracy over the deletions"
 SHARE = 0.5
 """Of the head in the plans of the lives that are played; what is judged are all of ``MIXTURES``."""
 HEAD = "analytic"
+STACKED = "s3t-stacked"
 FLOOR = "+floor"
 """Ends the name of a system with an analytic head beside its chains."""
 
@@ -62,10 +63,19 @@ class Kind:
     mixtures: tuple[Mixture, ...] = MIXTURES
 
 
+def stacked(slices: int) -> Kind:
+    """Return S3T with stacked blocks of the rank that gives all of a chain's blocks the storage of the paper's."""
+    return Kind(STACKED, "s3t", 1, Design(stacked=True), 1 / slices)
+
+
 def kinds(slices: int) -> list[Kind]:
-    """Return what is compared; stacked blocks have the rank that gives all of a chain's blocks the storage of S3T's."""
-    stacked = Kind("s3t-stacked", "s3t", 1, Design(stacked=True), 1 / slices)
-    one = [Kind("s3t", "s3t"), stacked, Kind("sequential", "sequential"), Kind("sisa-lora-lazy", "sisa-lora-lazy")]
+    """Return what is compared."""
+    one = [
+        Kind("s3t", "s3t"),
+        stacked(slices),
+        Kind("sequential", "sequential"),
+        Kind("sisa-lora-lazy", "sisa-lora-lazy"),
+    ]
     retrained = [Kind(name, name, mixtures=(Mixture(0.0),)) for name in RETRAINED]
     return [*one, *retrained, *(replace(kind, budget=slices) for kind in one[:2])]
 
@@ -155,8 +165,13 @@ def paint(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+def colour(system: str) -> str:
+    """Return the colour of a system, with or without a head beside its chains."""
+    bare = system.removesuffix(FLOOR)
+    return {HEAD: "#111111", STACKED: "#c2185b"}.get(bare) or COLOURS[bare][0]
+
+
 def _look(system: str) -> dict[str, Any]:
     bare = system.removesuffix(FLOOR)
-    colour = {HEAD: "#111111", "s3t-stacked": "#c2185b"}.get(bare) or COLOURS[bare][0]
     style = ":" if bare in RETRAINED else "-" if system != bare or bare == HEAD else "--"
-    return {"color": colour, "ls": style, "lw": 1.5}
+    return {"color": colour(system), "ls": style, "lw": 1.5}

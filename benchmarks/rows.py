@@ -60,6 +60,7 @@ Question = Literal[
     "scale",
     "analytic",
     "adapted",
+    "sizes",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 Profile = Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]
@@ -205,7 +206,7 @@ def read(folder: Path) -> pd.DataFrame:
 
 SUBJECT = ("question", "profile", "data", "model", "metric", "shards", "slices", "budget")
 """What later rows replace earlier ones about: a session may measure anew only a part of what an earlier one did."""
-BY_RUN = ("accuracy", "storage", "language", "floors", "blocks", "adapted")
+BY_RUN = ("accuracy", "storage", "language", "floors", "blocks", "adapted", "sizes")
 """Questions whose answers follow from a method, a seed and a kernel, whatever runs beside them: each run is replaced by itself,
 so that later sessions can add methods and seeds. Costs are compared within a session: seconds depend on the machine's day."""
 

@@ -69,6 +69,11 @@ class Workbench:
                 self._datasets[name] = whole.subset(*limits) if limits else whole
         return self._datasets[name]
 
+    def sized(self, name: str, train: int, test: int) -> Dataset:
+        """Return a data set with so many training and test records, or all where there are fewer, and no validation."""
+        whole = synthetic(train, 0, test) if name == "synthetic" else sources.load(name)
+        return whole.subset(train, 0, test)
+
     def trained(self, method: str, budget: int, data: str, seed: int) -> System:
         """Return a freshly trained system of its own; equal requests are served as copies of one trained run."""
         home = self.scratch / f"{data}-{seed}-{method}-b{budget}"

@@ -269,7 +269,23 @@ def blocks() -> list[Row]:
     return rows
 
 
-STUDIES = (survival, orders, streams, planning, refresh, executors, floors, engine, serving, deletion, design, blocks)
+def sizes() -> list[Row]:
+    """Return accuracy at two numbers of records, two seeds each, on two data sets."""
+    rows = []
+    for data, records, seed, (place, method) in itertools.product(
+        ("movies", "trec6"), (600, 1200), (0, 1), enumerate(("retrain-lora", "s3t", "s3t-stacked", "sisa-lora-lazy"))
+    ):
+        about: dict[str, Any] = {"question": "sizes", "profile": "quick", "model": "minilm", "kind": "measured", "n": 9}
+        about |= {"shards": 4, "slices": 3, "budget": 1, "data": f"{data}[{records}]", "method": method, "seed": seed}
+        value = 0.9 - place * 24 / records + seed / 100 * place
+        rows.append(Row(**about, metric="test accuracy", unit="share", value=value))
+    return rows
+
+
+STUDIES = (
+    *(survival, orders, streams, planning, refresh, executors, floors, engine),
+    *(serving, deletion, design, blocks, sizes),
+)
 
 
 def everything(folder: Path) -> None:
@@ -293,7 +309,7 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
             for name in ("layouts", "survival", "orders", "streams", "service", "planner", "refresh", "executors")
         ),
         "floors-quick.png",
-        *(f"{name}-quick.png" for name in ("training", "ablation", "design", "blocks", "serving", "deletion")),
+        *(f"{name}-quick.png" for name in ("training", "ablation", "design", "blocks", "sizes", "serving", "deletion")),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
         "area-by-method-quick-trec6-600-minilm-4x3.png",
         "cost-by-deletions-quick-trec6-600-minilm-4x3.png",
@@ -330,6 +346,7 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         "deletion",
         "design",
         "blocks",
+        "sizes",
         "test accuracy",
     )
     questions += ("record passes",)
