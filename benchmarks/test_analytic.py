@@ -46,7 +46,7 @@ class Size:
     poolings: tuple[tuple[Pooling, ...], ...] = (MEAN,)
     random: int = 0
     ridges: tuple[float, ...] = RIDGES[::2]
-    deletions: tuple[int, ...] = (7,)
+    deletions: tuple[int, ...] = (40,)
     histories: int = 10
     shares: tuple[float, ...] = (0.25, 0.5)
     most: int = 200
