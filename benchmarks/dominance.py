@@ -1,8 +1,8 @@
 """Whether a system is at least as accurate as others at every point of a stream of deletions: tables from rows of `floors`.
 
-``python -m benchmarks.dominance results/rows`` prints, for each data set, accuracy before deletions and over all of them, work
-and storage of every system; for every system with an analytic head, how it compares with its opponents point by point; and
-what layer-wise chains gain or lose against SISA and retraining, before deletions and over them.
+``python -m benchmarks.dominance results/rows`` prints, for each data set, accuracy after each number of deletions, before and
+over all of them, work and storage of every system; how every system with an analytic head compares with its opponents point by
+point; and what layer-wise chains gain or lose against SISA and retraining, before deletions and over them.
 """
 
 from __future__ import annotations
@@ -107,6 +107,21 @@ def table(rows: pd.DataFrame, data: str) -> str:
     return "\n".join(lines)
 
 
+def by_point(rows: pd.DataFrame, data: str) -> str:
+    """Return a Markdown table of the shown systems with one order: mean accuracy over seeds after each number of deletions."""
+    found, shown = curves(rows, data), {(one.share, one.weights, one.pool) for one in SHOWN}
+    systems = sorted(one for one in found if one[1] == 1 and one[2:] in shown)
+    if not systems:
+        return "(none of the systems that are shown was measured with one order)"
+    points = [deletions for deletions, _ in next(iter(found[systems[0]].values()))]
+    lines = [f"| system, deleted | {' | '.join(map(str, points))} | seeds |", "| --- " * (len(points) + 2) + "|"]
+    for system in systems:
+        means = [sum(value for _, value in at) / len(at) for at in zip(*found[system].values(), strict=True)]
+        told = " | ".join(f"{mean:.3f}" if mean else "0" for mean in means)
+        lines.append(f"| {name(system)} | {told} | {len(found[system])} |")
+    return "\n".join(lines)
+
+
 def verdicts(rows: pd.DataFrame, data: str) -> str:
     """Return a Markdown table of every system with a head beside chains: its worst point against each opponent."""
     found = curves(rows, data)
@@ -175,7 +190,8 @@ def main(arguments: Sequence[str]) -> int:
                 f"{arguments[0]} has no clean rows of floors: run benchmarks/test_floors.py on a clean tree"
             )
         for data in sets:
-            print(f"## {data}\n\n{table(rows, data)}\n\n{verdicts(rows, data)}\n\n{held_against(rows, data)}\n")
+            parts = (f"## {data}", *(make(rows, data) for make in (by_point, table, verdicts, held_against)))
+            print("\n\n".join(parts) + "\n")
     except S3TError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

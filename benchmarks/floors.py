@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -160,8 +161,9 @@ def paint(rows: pd.DataFrame) -> Figure:
         axes.tick_params(axis="x", labelsize=8)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(0, 1)
-        if not place:
-            figure.legend(*axes.get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(0.78, 0.82))
+    pairs = (zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes)
+    handles = {label: handle for handle, label in itertools.chain.from_iterable(pairs)}
+    figure.legend(handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=(0.78, 0.82))
     return figure
 
 

@@ -140,6 +140,7 @@ def test_tables_say_where_a_system_is_below(tmp_path: Path, capsys: pytest.Captu
     assert "## trec6" in said
     assert "| s3t+floor, share 0.5 | 0 of 6 | 0 | +5.0 [+5.0, +5.0] |" in said
     assert "| sequential+floor, share 0.5 | 1 of 6 | 1 | -2.0 [-2.0, -2.0] | s3t, 0 |" in said
+    assert "| system, deleted | 0 | 2 | seeds |" in said and "| s3t | 0.900 | 0.450 | 2 |" in said
     assert "| s3t | 2 | 0.900 [0.900, 0.900] | 0.675 [0.357, 0.993] | 10 | 1 kB |" in said
     frame = read(tmp_path)
     assert table(frame, "trec6") in said and verdicts(frame, "trec6") in said
