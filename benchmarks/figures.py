@@ -10,7 +10,20 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks import blocks, designs, floors, painters, panels, planning, refreshes, sizes, speed, spreads, survival
+from benchmarks import (
+    blocks,
+    designs,
+    expected,
+    floors,
+    painters,
+    panels,
+    planning,
+    refreshes,
+    sizes,
+    speed,
+    spreads,
+    survival,
+)
 from benchmarks.rows import read
 from benchmarks.style import STYLE
 from benchmarks.summary import CAPACITY, Setting, failures, means, published, settings
@@ -96,6 +109,7 @@ STUDIES: dict[str, tuple[str, str, Callable[[pd.DataFrame], Figure]]] = {
     "ablation": ("engine", speed.PARTS, speed.ablation),
     "design": ("design", designs.FULL, designs.paint),
     "blocks": ("blocks", blocks.ACCURACY, blocks.paint),
+    "expected": ("expected", expected.METRIC, expected.paint),
     "sizes": ("sizes", sizes.ACCURACY, sizes.paint),
     "serving": ("serving", speed.TOGETHER, speed.serving),
     "deletion": ("deletion", speed.DELETED, speed.deletion),

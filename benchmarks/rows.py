@@ -61,6 +61,7 @@ Question = Literal[
     "analytic",
     "adapted",
     "sizes",
+    "expected",
 ]
 QUESTIONS: tuple[str, ...] = get_args(Question)
 Profile = Literal["smoke", "quick", "health", "pairs", "larger", "vision", "paper", "full"]
@@ -206,7 +207,7 @@ def read(folder: Path) -> pd.DataFrame:
 
 SUBJECT = ("question", "profile", "data", "model", "metric", "shards", "slices", "budget")
 """What later rows replace earlier ones about: a session may measure anew only a part of what an earlier one did."""
-BY_RUN = ("accuracy", "storage", "language", "floors", "blocks", "adapted", "sizes")
+BY_RUN = ("accuracy", "storage", "language", "floors", "blocks", "adapted", "sizes", "expected")
 """Questions whose answers follow from a method, a seed and a kernel, whatever runs beside them: each run is replaced by itself,
 so that later sessions can add methods and seeds. Costs are compared within a session: seconds depend on the machine's day."""
 

@@ -14,6 +14,7 @@ import pytest
 
 import benchmarks
 from benchmarks.blocks import ACCURACY, CAPACITY, MARKERS, PAPER, paint
+from benchmarks.expected import rows_of as expectations
 from benchmarks.figures import draw
 from benchmarks.floors import BESIDE, Life, Mixture, Served, kinds, rows_of
 from benchmarks.painters import look
@@ -282,9 +283,22 @@ def sizes() -> list[Row]:
     return rows
 
 
+def expected() -> list[Row]:
+    """Return curves of three systems on two data sets, two seeds each."""
+    rows = []
+    for data, seed, (method, budget) in itertools.product(
+        ("movies", "trec6"), (0, 1), (("s3t", 1), ("s3t", 3), ("sisa-lora-lazy", 1))
+    ):
+        about: dict[str, Any] = {"question": "expected", "profile": "quick", "model": "minilm", "kind": "measured"}
+        about |= {"shards": 4, "slices": 3, "budget": budget, "data": data, "method": method, "seed": seed}
+        curve = [0.9 - done * 0.1 / budget for done in range(7)]
+        rows += [Row(**about, **row) for row in expectations([curve, curve], [7, 7], [3, 6])]
+    return rows
+
+
 STUDIES = (
     *(survival, orders, streams, planning, refresh, executors, floors, engine),
-    *(serving, deletion, design, blocks, sizes),
+    *(serving, deletion, design, blocks, sizes, expected),
 )
 
 
@@ -309,7 +323,10 @@ def test_every_figure_is_drawn_at_the_promised_size(tmp_path: Path, caplog: pyte
             for name in ("layouts", "survival", "orders", "streams", "service", "planner", "refresh", "executors")
         ),
         "floors-quick.png",
-        *(f"{name}-quick.png" for name in ("training", "ablation", "design", "blocks", "sizes", "serving", "deletion")),
+        *(
+            f"{name}-quick.png"
+            for name in ("training", "ablation", "design", "blocks", "expected", "sizes", "serving", "deletion")
+        ),
         "accuracy-by-deletions-quick-trec6-600-minilm-4x3.png",
         "area-by-method-quick-trec6-600-minilm-4x3.png",
         "cost-by-deletions-quick-trec6-600-minilm-4x3.png",
@@ -346,6 +363,7 @@ def test_missing_questions_are_named_and_not_drawn(tmp_path: Path, caplog: pytes
         "deletion",
         "design",
         "blocks",
+        "expected",
         "sizes",
         "test accuracy",
     )
