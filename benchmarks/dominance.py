@@ -10,15 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.area import area
 from benchmarks.floors import AREA, HEAD, RETRAINED, SHOWN
-from benchmarks.rows import interval, latest, read
+from benchmarks.rows import interval
 from benchmarks.summary import readable_bytes
-from s3t.errors import DataError, S3TError
+from benchmarks.tables import command, points, share
+from s3t.errors import DataError
 
 OPPONENTS = (("s3t", 1), ("sisa-lora-lazy", 1), (HEAD, 1))
 """Systems (method, budget) that a named variant has to match at every point: S3T, lazy SISA, the head alone."""
@@ -43,6 +43,11 @@ class Gap:
     low: float | None
     high: float | None
     n: int
+
+    def __str__(self) -> str:
+        """Return the number with its interval: "+1.2 [-0.3, +2.7]"."""
+        bounds = "" if self.low is None or self.high is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
+        return f"{self.mean:+.1f}{bounds}"
 
 
 def curves(rows: pd.DataFrame, data: str) -> dict[System, dict[int, list[tuple[int, float]]]]:
@@ -103,7 +108,7 @@ def table(rows: pd.DataFrame, data: str) -> str:
         over = same[same["metric"] == AREA]["value"].tolist()
         work, stored = (same[same["metric"] == metric]["value"] for metric in ("record passes", "bytes stored"))
         told = [f"{work.mean():.0f}" if len(work) else "", readable_bytes(stored.mean()) if len(stored) else ""]
-        lines.append(f"| {name(system)} | {len(by_seed)} | {_told(health)} | {_told(over)} | {' | '.join(told)} |")
+        lines.append(f"| {name(system)} | {len(by_seed)} | {share(health)} | {share(over)} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 
@@ -113,8 +118,8 @@ def by_point(rows: pd.DataFrame, data: str) -> str:
     systems = sorted(one for one in found if one[1] == 1 and one[2:] in shown)
     if not systems:
         return "(none of the systems that are shown was measured with one order)"
-    points = [deletions for deletions, _ in next(iter(found[systems[0]].values()))]
-    lines = [f"| system, deleted | {' | '.join(map(str, points))} | seeds |", "| --- " * (len(points) + 2) + "|"]
+    places = [deletions for deletions, _ in next(iter(found[systems[0]].values()))]
+    lines = [f"| system, deleted | {' | '.join(map(str, places))} | seeds |", "| --- " * (len(places) + 2) + "|"]
     for system in systems:
         means = [sum(value for _, value in at) / len(at) for at in zip(*found[system].values(), strict=True)]
         told = " | ".join(f"{mean:.3f}" if mean else "0" for mean in means)
@@ -136,7 +141,7 @@ def verdicts(rows: pd.DataFrame, data: str) -> str:
         clearly = [gap for gap in below if gap.high is not None and gap.high < 0]
         worst, best = min(all_, key=lambda gap: gap.mean), max(all_, key=lambda gap: gap.mean)
         lines.append(
-            f"| {name(system)} | {len(below)} of {len(all_)} | {len(clearly)} | {_points(worst.mean, worst.low, worst.high)} | "
+            f"| {name(system)} | {len(below)} of {len(all_)} | {len(clearly)} | {worst} | "
             f"{worst.opponent}, {worst.deletions} | {best.mean:+.1f} ({best.opponent}) |"
         )
     return "\n".join(lines)
@@ -153,13 +158,13 @@ def held_against(rows: pd.DataFrame, data: str) -> str:
             seeds = sorted(set(found[system]) & set(found[other]))
             if not seeds:
                 continue
-            points = [deletions for deletions, _ in found[system][seeds[0]]]
-            early = min(points[1:], key=lambda deletions: abs(deletions - EARLY))
-            lines[0] = lines[0].format(early, points[-1])
+            places = [deletions for deletions, _ in found[system][seeds[0]]]
+            early = min(places[1:], key=lambda deletions: abs(deletions - EARLY))
+            lines[0] = lines[0].format(early, places[-1])
             pairs = [(found[system][seed], found[other][seed]) for seed in seeds]
             told = [[100 * (mine[0][1] - theirs[0][1]) for mine, theirs in pairs]]
-            told += [[100 * (area(m, 0, last) - area(t, 0, last)) for m, t in pairs] for last in (early, points[-1])]
-            columns = " | ".join(_points(*interval(values)) for values in told)
+            told += [[100 * (area(m, 0, last) - area(t, 0, last)) for m, t in pairs] for last in (early, places[-1])]
+            columns = " | ".join(points(values) for values in told)
             lines.append(f"| {name(system)} | {name(other)} | {len(seeds)} | {columns} |")
     return "\n".join(lines) if len(lines) > 2 else "(no baseline was measured over the same stream)"
 
@@ -168,34 +173,9 @@ def _mixture(extra: dict[str, object]) -> tuple[object, ...]:
     return (extra.get("share"), extra.get("weights"), extra.get("pool"))
 
 
-def _told(values: Sequence[float]) -> str:
-    mean, low, high = interval(values)
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _points(mean: float, low: float | None, high: float | None) -> str:
-    return f"{mean:+.1f}" if low is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
 def main(arguments: Sequence[str]) -> int:
     """Print the tables of every data set in a folder of rows; 2 for bad input."""
-    if len(arguments) != 1:
-        print("give the folder of the rows: python -m benchmarks.dominance results/rows", file=sys.stderr)
-        return 2
-    try:
-        rows = latest(read(Path(arguments[0])))
-        sets = sorted(set(rows[(rows["question"] == "floors") & (rows["status"] == "ok")]["data"]))
-        if not sets:
-            raise DataError(
-                f"{arguments[0]} has no clean rows of floors: run benchmarks/test_floors.py on a clean tree"
-            )
-        for data in sets:
-            parts = (f"## {data}", *(make(rows, data) for make in (by_point, table, verdicts, held_against)))
-            print("\n\n".join(parts) + "\n")
-    except S3TError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(arguments, "floors", [by_point, table, verdicts, held_against], "benchmarks.dominance")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,8 +16,7 @@ from matplotlib.ticker import PercentFormatter
 
 from benchmarks.area import area
 from benchmarks.painters import look, page
-from benchmarks.rows import interval, latest, read
-from s3t.errors import DataError, S3TError
+from benchmarks.tables import command, points, share
 
 METRIC = "expected test accuracy over the deletions"
 LAZY = "sisa-lora-lazy"
@@ -59,8 +57,8 @@ def tables(rows: pd.DataFrame, data: str) -> str:
         longest = mine[mine["deletions"] == upto[-1]]["extra"]
         healthy = [extra["curve"][0] for extra in longest]
         gone = sum(extra["dead"][-1] for extra in longest) / len(longest)
-        means = " | ".join(_share(list(by_end[last].values())) for last in upto)
-        lines.append(f"| {_name(method, budget)} | {len(healthy)} | {_share(healthy)} | {means} | {gone:.0%} |")
+        means = " | ".join(share(list(by_end[last].values())) for last in upto)
+        lines.append(f"| {_name(method, budget)} | {len(healthy)} | {share(healthy)} | {means} | {gone:.0%} |")
         if method != "s3t":
             continue
         columns = []
@@ -68,23 +66,13 @@ def tables(rows: pd.DataFrame, data: str) -> str:
             lazy = found[(found["method"] == LAZY) & (found["deletions"] == last)].set_index("seed")["value"].to_dict()
             columns.append([100 * (value - lazy[seed]) for seed, value in by_end[last].items() if seed in lazy])
         if all(columns):
-            words = " | ".join(_points(values) for values in columns)
+            words = " | ".join(points(values) for values in columns)
             against.append(f"| {_name(method, budget)} | {len(columns[0])} | {words} |")
     return "\n".join([*lines, "", *against])
 
 
 def _name(method: str, budget: int) -> str:
     return method if budget == 1 else f"{method}, {budget} orders"
-
-
-def _share(values: Sequence[float]) -> str:
-    mean, low, high = interval(values)
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _points(values: Sequence[float]) -> str:
-    mean, low, high = interval(values)
-    return f"{mean:+.1f}" if low is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def paint(rows: pd.DataFrame) -> Figure:
@@ -120,22 +108,7 @@ def paint(rows: pd.DataFrame) -> Figure:
 
 def main(arguments: Sequence[str]) -> int:
     """Print the tables of every data set in a folder of rows; 2 for bad input."""
-    if len(arguments) != 1:
-        print("give the folder of the rows: python -m benchmarks.expected results/rows", file=sys.stderr)
-        return 2
-    try:
-        rows = latest(read(Path(arguments[0])))
-        sets = sorted(set(told(rows)["data"]))
-        if not sets:
-            raise DataError(
-                f"{arguments[0]} has no clean rows of expected: run benchmarks/test_expected.py on a clean tree"
-            )
-        for data in sets:
-            print(f"## {data}\n\n{tables(rows, data)}\n")
-    except S3TError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command(arguments, "expected", [tables], "benchmarks.expected")
 
 
 if __name__ == "__main__":
