@@ -16,8 +16,9 @@ from benchmarks.life import accuracy, stream
 from benchmarks.profiles import PROFILES
 from benchmarks.rows import Row, RowSet, header, read, write
 from benchmarks.spoken import Spoken, speak
-from benchmarks.workbench import Workbench
+from benchmarks.workbench import Workbench, describe, slot_key
 from s3t.backbone import Backbone
+from s3t.partition import slot
 from s3t.records import Layout, Recipe
 from s3t.system import System
 
@@ -45,6 +46,24 @@ def test_every_point_is_what_the_system_serves(tmp_path: Path, tiny: Backbone, m
         offline = [at for at, (_, gone) in enumerate(served) if gone]
         assert dead == (offline[0] if offline else 26)
     assert len({tuple(spoken.curve(stream(list(spoken.slots), 25, seed))[0]) for seed in range(9)}) > 1
+
+
+def test_a_chain_that_has_read_no_record_serves_nothing(tmp_path: Path, tiny: Backbone) -> None:
+    """The first slice of the first order of shard 0 holds no record: cut to it, the chain says nothing, as in the system."""
+    bench = Workbench(PROFILES["smoke"], tmp_path / "bench")
+    whole, layout = bench.dataset("synthetic"), Layout(2, 3, 1)
+    plan = make_plan("s3t", layout, Recipe(), tiny.layers)
+    first, second = plan.orders[0][:2]
+    data = replace(whole, train=tuple(r for r in whole.train if slot(slot_key(0), r.id, layout) != (0, first)))
+    describe(tmp_path / "run", "s3t", layout, Recipe(epochs=1), tiny, data, 0).fit(data.train)
+    spoken = speak(tmp_path / "run", tiny, data.train, data.test)
+    assert (0, 0, 1) not in spoken.logits and (0, 0, 2) in spoken.logits and (1, 0, 1) in spoken.logits
+    victim = next(name for name, where in spoken.slots.items() if where == (0, second))
+    values, _ = spoken.curve([victim])
+    system = System.open(tmp_path / "run", tiny)
+    system.delete([victim])
+    assert accuracy(system, data.test) == (values[1], False) and set(spoken.serves([(0, second)])) == {1}
+    system.close()
 
 
 def test_the_longest_chain_serves_and_of_equals_the_first_orders() -> None:
@@ -85,7 +104,8 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2 and "python -m benchmarks.expected results/rows" in capsys.readouterr().err
     assert main([str(tmp_path)]) == 2 and "has no clean rows of expected" in capsys.readouterr().err
     lazy = {("sisa-lora-lazy", 1): [[0.8, 0.4], [0.8, 0.2]]}
-    write(rowset({("s3t", 1): [[0.8, 0.4], [0.8, 0.4]], ("s3t", 3): [[0.8, 0.6], [0.8, 0.4]], **lazy}), tmp_path)
+    alone = [[0.8, 0.4], [0.8, 0.4], [0.1, 0.1]]  # of a third seed, which lazy SISA does not have
+    write(rowset({("s3t", 1): alone, ("s3t", 3): [[0.8, 0.6], [0.8, 0.4]], **lazy}), tmp_path)
     assert main([str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "## trec6" in said

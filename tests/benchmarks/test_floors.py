@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from baselines.methods import make_plan
+from benchmarks import dominance
 from benchmarks.dominance import Gap, curves, gaps, held_against, main, name, opponent, table, verdicts
 from benchmarks.floored import Played, judged, keep, kept
 from benchmarks.floors import AREA, HEAD, MIXTURES, SHOWN, Kind, Life, Mixture, Served, kinds, rows_of
@@ -146,7 +147,7 @@ def test_tables_say_where_a_system_is_below(tmp_path: Path, capsys: pytest.Captu
     assert table(frame, "trec6") in said and verdicts(frame, "trec6") in said
 
 
-def test_what_is_held_against_s3t(tmp_path: Path) -> None:
+def test_what_is_held_against_s3t(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     retrained = {"retrain-lora": [[0.95, 0.9], [0.93, 0.9]], "s3t+floor": [[0.9, 0.8], [0.9, 0.8]]}
     write(rowset(BASE | retrained), tmp_path)
     lines = held_against(read(tmp_path), "trec6").splitlines()
@@ -155,6 +156,10 @@ def test_what_is_held_against_s3t(tmp_path: Path) -> None:
     assert "| s3t | sisa-lora-lazy | 2 | +10.0 [+10.0, +10.0] | +2.5 [-29.3, +34.3] | +2.5 [-29.3, +34.3] |" in lines
     assert [line.split(" | ")[:2] for line in lines[2:]] == [["| s3t", "sisa-lora-lazy"], ["| s3t", "retrain-lora"]]
     assert "| s3t | retrain-lora | 2 | -4.0 [-16.7, +8.7] |" in lines[3]
+    monkeypatch.setattr(dominance, "EARLY", 2)
+    write(rowset({"s3t": [[0.9, 0.5, 0.1]], "sisa-lora-lazy": [[0.9, 0.3, 0.1]]}), tmp_path / "longer")
+    lines = held_against(read(tmp_path / "longer"), "trec6").splitlines()
+    assert "up to 2 | over all 4" in lines[0] and lines[2].endswith("| +0.0 | +10.0 | +10.0 |")
     write(rowset({"s3t": [[0.9, 0.4]]}), tmp_path / "alone")
     assert "no baseline" in held_against(read(tmp_path / "alone"), "trec6")
 
