@@ -17,7 +17,7 @@ from benchmarks.area import area
 from benchmarks.floors import AREA, HEAD, RETRAINED, SHOWN
 from benchmarks.rows import interval
 from benchmarks.summary import readable_bytes
-from benchmarks.tables import command, points, share
+from benchmarks.tables import bounded, command, points, share
 from s3t.errors import DataError
 
 OPPONENTS = (("s3t", 1), ("sisa-lora-lazy", 1), (HEAD, 1))
@@ -43,11 +43,6 @@ class Gap:
     low: float | None
     high: float | None
     n: int
-
-    def __str__(self) -> str:
-        """Return the number with its interval: "+1.2 [-0.3, +2.7]"."""
-        bounds = "" if self.low is None or self.high is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
-        return f"{self.mean:+.1f}{bounds}"
 
 
 def curves(rows: pd.DataFrame, data: str) -> dict[System, dict[int, list[tuple[int, float]]]]:
@@ -141,7 +136,7 @@ def verdicts(rows: pd.DataFrame, data: str) -> str:
         clearly = [gap for gap in below if gap.high is not None and gap.high < 0]
         worst, best = min(all_, key=lambda gap: gap.mean), max(all_, key=lambda gap: gap.mean)
         lines.append(
-            f"| {name(system)} | {len(below)} of {len(all_)} | {len(clearly)} | {worst} | "
+            f"| {name(system)} | {len(below)} of {len(all_)} | {len(clearly)} | {bounded(worst.mean, worst.low, worst.high)} | "
             f"{worst.opponent}, {worst.deletions} | {best.mean:+.1f} ({best.opponent}) |"
         )
     return "\n".join(lines)

@@ -46,8 +46,7 @@ class Played:
 
 def described(bench: Workbench, kind: Kind, head: AnalyticHead) -> tuple[Plan, Recipe]:
     """Return the plan and the recipe of ``kind`` with ``head`` beside it."""
-    recipe = bench.profile.recipe(kind.method)
-    recipe = replace(recipe, rank=max(1, round(recipe.rank * kind.ranks)))
+    recipe = kind.recipe(bench.profile.recipe(kind.method))
     layout = bench.layout(kind.method, kind.budget)
     plan = make_plan(kind.method, layout, recipe, bench.backbone.layers, design=kind.design, head=head, share=SHARE)
     return plan, recipe

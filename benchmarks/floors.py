@@ -16,6 +16,7 @@ from benchmarks.painters import COLOURS, page
 from s3t.contract import Cost
 from s3t.design import Design
 from s3t.plan import POOLS, WEIGHTS
+from s3t.records import Recipe
 
 AREA = "mean test accuracy over the deletions"
 SHARE = 0.5
@@ -62,6 +63,10 @@ class Kind:
     design: Design | None = None
     ranks: float = 1.0
     mixtures: tuple[Mixture, ...] = MIXTURES
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """Return a method's recipe with the rank that this kind has; alpha stays."""
+        return replace(recipe, rank=max(1, round(recipe.rank * self.ranks)))
 
 
 def stacked(slices: int) -> Kind:

@@ -20,8 +20,12 @@ def share(values: Sequence[float]) -> str:
 
 def points(values: Sequence[float]) -> str:
     """Return the mean of differences in points, signed, with its 95 % interval: "+1.2 [-0.3, +2.7]"; alone for one seed."""
-    mean, low, high = interval(values)
-    return f"{mean:+.1f}" if low is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return bounded(*interval(values))
+
+
+def bounded(mean: float, low: float | None, high: float | None) -> str:
+    """Return a difference in points as :func:`points` does, where its interval is known already (None: of one seed)."""
+    return f"{mean:+.1f}" if low is None or high is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def command(

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from baselines.methods import make_plan
 from benchmarks.floors import Kind
 from benchmarks.life import accuracy
 from benchmarks.profiles import PROFILES
 from benchmarks.sizes import ACCURACY, TESTED, kinds
-from benchmarks.workbench import Workbench, slot_key
+from benchmarks.workbench import Workbench, describe
 from s3t.contract import Cost
-from s3t.system import System
 
 SIZES = {"smoke": (48, 96), "pairs": (600, 1200, 2400, 4000), "full": (600, 1200, 2400, 4000)}
 SEEDS = {"smoke": (0,), "pairs": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
@@ -44,19 +42,14 @@ def test_sizes(
     """Every method with its recipe, which was chosen on 600 TREC-6 questions; the smaller sets lie within the larger ones."""
     benchmark.group = f"sizes: {data}"
     dataset = bench.sized(data, records, TESTED)
-    recipe, layout = bench.profile.recipe(kind.method), bench.layout(kind.method, 1)
-    recipe = replace(recipe, rank=max(1, round(recipe.rank * kind.ranks)))
-    plan = make_plan(kind.method, layout, recipe, bench.backbone.layers, design=kind.design)
+    recipe, layout = kind.recipe(bench.profile.recipe(kind.method)), bench.layout(kind.method, 1)
     about: dict[str, Any] = {"question": "sizes", "data": dataset.name, "model": bench.profile.model, "seed": seed}
     about |= {"shards": layout.shards, "slices": layout.slices, "method": kind.name, "budget": 1, "metric": ACCURACY}
 
     def measured() -> tuple[float, Cost]:
-        how: dict[str, Any] = {"engine": bench.mode.engine, "precision": bench.mode.precision, "seed": seed}
+        how: dict[str, Any] = {"engine": bench.mode.engine, "precision": bench.mode.precision, "design": kind.design}
         folder = tmp_path / "run"
-        system = System.create(
-            folder, plan, recipe, model=bench.backbone, classes=dataset.classes, key=slot_key(seed), **how
-        )
-        with closing(system):
+        with closing(describe(folder, kind.method, layout, recipe, bench.backbone, dataset, seed, **how)) as system:
             cost = system.fit(dataset.train)
             return accuracy(system, dataset.test)[0], cost
 
